@@ -1,0 +1,1 @@
+//! Wires the tasks of `serve`; owns the order of start and shutdown.

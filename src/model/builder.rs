@@ -1,0 +1,136 @@
+//! The rules that every front end shares: first claim wins, nothing dangles.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
+
+use super::{Action, Backend, BackendId, Certificate, Model, Origin, Problem, ProblemKind, Route, Unavailable};
+use crate::{
+    filters::Filter,
+    matching::{HostPattern, PathPattern},
+};
+
+/// Collects routes, backends and certificates into a [`Model`].
+///
+/// Sources claim in a total order, strongest claim first (oldest object, then namespace/name). The first claim on a
+/// (host, path) wins; the loser is told by a [`ProblemKind::Conflict`] and keeps its other routes.
+#[derive(Debug, Default)]
+pub struct Builder {
+    model: Model,
+    problems: Vec<Problem>,
+    claims: BTreeMap<(HostPattern, Option<PathPattern>), Origin>,
+}
+
+impl Builder {
+    /// An empty model.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reports something that was wrong.
+    pub fn problem(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    /// Whether the backend is there already.
+    pub fn has_backend(&self, id: &BackendId) -> bool {
+        self.model.backends.contains_key(id)
+    }
+
+    /// Adds a backend that routes may name.
+    pub fn backend(&mut self, backend: Backend) {
+        self.model.backends.insert(backend.id.clone(), Arc::new(backend));
+    }
+
+    /// Claims a path of a host, or with no path the host's default backend.
+    pub fn route(&mut self, route: Route) {
+        match self.claims.entry((route.host.clone(), route.path.clone())) {
+            Entry::Occupied(holder) => {
+                let what = match &route.path {
+                    None => format!("the default backend of host {}", route.host),
+                    Some(path) => format!("host {} {path}", route.host),
+                };
+                let kind = ProblemKind::Conflict { what, winner: holder.get().clone() };
+                self.problems.push(Problem { origin: route.origin, field: route.field, kind });
+            }
+            Entry::Vacant(claim) => {
+                claim.insert(route.origin.clone());
+                let host = self.model.hosts.entry(route.host.clone()).or_default();
+                match route.path {
+                    None => host.default = Some(Arc::new(route)),
+                    Some(_) => host.routes.push(Arc::new(route)),
+                }
+            }
+        }
+    }
+
+    /// Claims the class-wide default backend: what no host took.
+    pub fn default_route(&mut self, route: Route) {
+        if let Some(holder) = &self.model.default {
+            let kind =
+                ProblemKind::Conflict { what: "the class-wide default backend".into(), winner: holder.origin.clone() };
+            self.problems.push(Problem { origin: route.origin, field: route.field, kind });
+            return;
+        }
+        self.model.default = Some(Arc::new(route));
+    }
+
+    /// Marks a host as served over TLS, with its certificate if it has one of its own.
+    ///
+    /// The first certificate of a host wins; another one is a conflict.
+    pub fn tls(&mut self, origin: &Origin, field: &str, host: HostPattern, certificate: Option<Arc<Certificate>>) {
+        let Some(certificate) = certificate else {
+            self.model.certificates.entry(host).or_default();
+            return;
+        };
+        match self.model.certificates.entry(host).or_default() {
+            slot @ None => *slot = Some(certificate),
+            Some(held) if held.origin == certificate.origin => {}
+            Some(held) => {
+                let what = "the certificate of this host".to_owned();
+                let kind = ProblemKind::Conflict { what, winner: held.origin.clone() };
+                self.problems.push(Problem { origin: origin.clone(), field: field.to_owned(), kind });
+            }
+        }
+    }
+
+    /// Sets the certificate for hosts without one of their own.
+    pub fn default_certificate(&mut self, certificate: Arc<Certificate>) {
+        self.model.default_certificate = Some(certificate);
+    }
+
+    /// The model and what was wrong, with each host's routes strongest first.
+    pub fn finish(self) -> (Model, Vec<Problem>) {
+        let Self { mut model, mut problems, .. } = self;
+        let tls: Vec<HostPattern> = model.certificates.keys().cloned().collect();
+        let backends = std::mem::take(&mut model.backends);
+        for (pattern, host) in &mut model.hosts {
+            let covered = tls.iter().any(|tls| tls.covers(pattern));
+            let routes = host.routes.iter_mut().chain(host.default.as_mut());
+            for route in routes {
+                settle(Arc::make_mut(route), covered, &backends);
+            }
+            host.routes.sort_by(|a, b| a.path.cmp(&b.path));
+        }
+        if let Some(route) = &mut model.default {
+            settle(Arc::make_mut(route), false, &backends);
+        }
+        model.backends = backends;
+        problems.sort();
+        problems.dedup();
+        (model, problems)
+    }
+}
+
+/// Keeps the invariants: no route names a missing backend, no plain host redirects to TLS unless forced.
+fn settle(route: &mut Route, covered: bool, backends: &BTreeMap<BackendId, Arc<Backend>>) {
+    if let Action::Forward(id) = &route.action
+        && !backends.contains_key(id)
+    {
+        route.action = Action::Unavailable(Unavailable::BackendUnresolved);
+    }
+    route
+        .filters
+        .retain(|filter| covered || !matches!(filter, Filter::HttpsRedirect(redirect) if redirect.only_with_tls));
+}

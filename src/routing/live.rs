@@ -1,0 +1,68 @@
+//! The snapshot in force, behind one atomic pointer.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::{ArcSwap, Cache};
+
+use super::Snapshot;
+use crate::{model::Compiled, telemetry::metrics::Metrics};
+
+/// Publishes snapshots; any thread may read the one in force.
+#[derive(Clone, Debug)]
+pub struct Live {
+    current: Arc<ArcSwap<Snapshot>>,
+    published: Arc<AtomicBool>,
+    /// The snapshot before: kept until the next publish, so that no request thread pays for dropping a large one.
+    retired: Arc<Mutex<Option<Arc<Snapshot>>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Live {
+    /// Nothing is published yet: every lookup finds nothing.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let empty = Arc::new(Snapshot::build(Arc::default(), None, &metrics));
+        Self { current: Arc::new(ArcSwap::new(empty)), published: Arc::default(), retired: Arc::default(), metrics }
+    }
+
+    /// Builds a snapshot of the model and puts it in force. Callers take turns.
+    pub fn publish(&self, compiled: Arc<Compiled>) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let previous = self.current.load_full();
+        let next = Arc::new(Snapshot::build(compiled, Some(&previous), &self.metrics));
+        self.current.store(next);
+        self.published.store(true, Ordering::Release);
+        *retired = Some(previous);
+    }
+
+    /// Whether anything was ever published.
+    pub fn is_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// The snapshot in force.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// A reader for one thread.
+    pub fn reader(&self) -> Reader {
+        Reader(RefCell::new(Cache::new(Arc::clone(&self.current))))
+    }
+}
+
+/// Reads the snapshot in force at the cost of one atomic load while it does not change. Belongs to one thread.
+#[derive(Debug)]
+pub struct Reader(RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>);
+
+impl Reader {
+    /// Calls `look` with the snapshot in force; what is needed longer is cloned out of it.
+    pub fn with<T>(&self, look: impl FnOnce(&Snapshot) -> T) -> T {
+        look(self.0.borrow_mut().load())
+    }
+}

@@ -1,0 +1,1 @@
+//! Settings of the whole process, composed of each layer's own.

@@ -1,0 +1,1 @@
+//! Manifest files: the YAML of `kubectl apply`, served without a cluster.

@@ -1,0 +1,1 @@
+//! `--backend URL`: everything to these, without a single object.

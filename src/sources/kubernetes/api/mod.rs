@@ -1,0 +1,5 @@
+//! The kinds we define.
+
+mod backend_policy;
+
+pub use backend_policy::{BackendPolicy, BackendPolicySpec};

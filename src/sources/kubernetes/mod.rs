@@ -1,0 +1,7 @@
+//! The Kubernetes API as a source: watch, join, compile, and tell the authors what became of their objects.
+
+pub mod api;
+pub mod cluster;
+pub mod compile;
+
+pub use cluster::{Cluster, ObjectKey, Objects};

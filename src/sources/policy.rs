@@ -1,0 +1,1 @@
+//! The policy block that users write, shared by the CRD and manifest files.

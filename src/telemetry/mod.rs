@@ -1,0 +1,5 @@
+//! What the process tells of itself: logs, metrics and the access log.
+
+pub mod access_log;
+pub mod logging;
+pub mod metrics;
