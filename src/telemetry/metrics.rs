@@ -202,7 +202,7 @@ impl Collector for Routes {
         )?;
         for (labels, metrics) in &routes {
             let counts = (0..=BUCKETS.len()).map(|at| metrics.sum(|shard| &shard.buckets[at]));
-            let bounds = BUCKETS.into_iter().chain([f64::MAX]);
+            let bounds = BUCKETS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
             let total = buckets.iter().map(|(_, count)| count).sum();
             if total > 0 {
@@ -268,7 +268,8 @@ mod tests {
         for line in [
             format!(r#"pierhead_requests_total{prefix},status="2xx"}} 1"#),
             format!(r#"pierhead_requests_total{prefix},status="5xx"}} 1"#),
-            format!(r#"pierhead_request_duration_seconds_bucket{prefix},le="0.001"}} 1"#),
+            format!(r#"pierhead_request_duration_seconds_bucket{{le="0.001",{}}} 1"#, &prefix[1..]),
+            format!(r#"pierhead_request_duration_seconds_bucket{{le="+Inf",{}}} 2"#, &prefix[1..]),
             format!(r#"pierhead_request_duration_seconds_count{prefix}}} 2"#),
         ] {
             assert!(text.contains(&line), "{line} in:\n{text}");
