@@ -1,1 +1,6 @@
 //! The command line.
+
+#[cfg(feature = "kubernetes")]
+pub mod check;
+#[cfg(feature = "kubernetes")]
+pub mod crds;
