@@ -3,6 +3,7 @@
 //! `PIERHEAD_UPDATE=1 cargo test --test compile` writes the expected files anew; read the difference before it goes in.
 //! A case is compiled as in a cluster. A document of kind `TestSettings` changes that: `classless`,
 //! `allowLoopbackEndpoints`, `allowExternalName`, `sslRedirect`, `httpsPort`, `ingressClass`, `defaultCertificate`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test as the tests themselves do")]
 #![cfg(feature = "kubernetes")]
 
 use std::{

@@ -24,7 +24,7 @@ pub struct Args {
     /// Serve only Ingresses of this class
     #[arg(long, value_name = "NAME")]
     pub ingress_class: Option<String>,
-    /// Allow Services of type ExternalName
+    /// Allow Services of type `ExternalName`
     #[arg(long)]
     pub allow_external_name: bool,
 }

@@ -36,7 +36,7 @@ pub struct Place {
     pub file: PathBuf,
     /// Number of the YAML document in it, from one.
     pub document: usize,
-    /// Number of the document's first line, from one.
+    /// Number of the document's first line, its `---` when it has one, from one.
     pub line: usize,
 }
 

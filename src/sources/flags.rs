@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn urls_are_read_with_the_default_port_of_their_scheme() {
-        let cases: [(&str, Result<(Protocol, &str), BackendUrlError>); 16] = [
+        let cases = [
             ("http://10.0.0.1:8080", Ok((Protocol::Http1, "10.0.0.1:8080"))),
             ("http://10.0.0.1", Ok((Protocol::Http1, "10.0.0.1:80"))),
             ("https://cart.example/", Ok((Protocol::Https, "cart.example:443"))),

@@ -18,8 +18,8 @@ use crate::{
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancing {
-    /// RoundRobin gives each endpoint its turn; Random draws one; LeastRequest draws two and takes the one with fewer
-    /// requests in flight.
+    /// `RoundRobin` gives each endpoint its turn; `Random` draws one; `LeastRequest` draws two and takes the one with
+    /// fewer requests in flight.
     #[serde(default)]
     pub strategy: StrategyName,
 }
@@ -40,9 +40,9 @@ pub enum StrategyName {
 pub struct Timeouts {
     /// Time allowed to open a connection to an endpoint, such as 500ms or 5s; more than zero. Default: 5s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
+    #[schemars(regex(pattern = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"))]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("must be more than zero"))]
-    pub connect: Option<Duration>,
+    pub connect: Option<String>,
 }
 
 /// Limits on what the backend gets.
@@ -67,13 +67,13 @@ pub(super) fn compile(
 ) -> (Policy, Vec<Refused>) {
     let mut policy = Policy { strategy: load_balancing.strategy.into(), ..Policy::default() };
     let mut refused = Vec::new();
-    if let Some(connect) = timeouts.and_then(|timeouts| timeouts.connect) {
-        match std::time::Duration::from(connect) {
-            time if connect.is_negative() || time.is_zero() => {
+    if let Some(text) = timeouts.and_then(|timeouts| timeouts.connect.as_deref()) {
+        match text.parse::<Duration>() {
+            Ok(time) if !time.is_negative() && time > std::time::Duration::ZERO => policy.connect_timeout = time.into(),
+            _ => {
                 let expected = "a duration of more than zero, such as 500ms or 5s".to_owned();
-                refused.push(("timeouts.connect", ProblemKind::InvalidValue { found: connect.to_string(), expected }));
+                refused.push(("timeouts.connect", ProblemKind::InvalidValue { found: text.to_owned(), expected }));
             }
-            time => policy.connect_timeout = time,
         }
     }
     policy.max_concurrent_requests = limits.and_then(|limits| limits.max_concurrent_requests);

@@ -7,6 +7,7 @@ use crate::model::{Builder, Compiled, Origin, Problem};
 
 /// What compilation is told besides the objects.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub struct Settings {
     /// `spec.controller` of the `IngressClasses` that are ours.
     pub controller_name: String,

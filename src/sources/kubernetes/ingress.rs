@@ -74,12 +74,9 @@ impl Compiler<'_> {
         let mut hosts = BTreeSet::new();
         for (i, rule) in spec.rules.iter().flatten().enumerate() {
             let field = format!("spec.rules[{i}]");
-            match self.host(&format!("{field}.host"), rule.host.as_deref().unwrap_or_default()) {
-                Some(host) => {
-                    self.paths(&field, rule, &host);
-                    hosts.insert(host);
-                }
-                None => continue,
+            if let Some(host) = self.host(&format!("{field}.host"), rule.host.as_deref().unwrap_or_default()) {
+                self.paths(&field, rule, &host);
+                hosts.insert(host);
             }
         }
         hosts

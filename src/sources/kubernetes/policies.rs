@@ -45,7 +45,7 @@ impl Policies {
         let namespace = object.namespace().unwrap_or_default();
         let origin = Origin::new("BackendPolicy", namespace.as_str(), object.name_any());
         let mut problem = |field: String, kind| {
-            builder.problem(Problem { origin: origin.clone(), field: format!("spec.{field}"), kind })
+            builder.problem(Problem { origin: origin.clone(), field: format!("spec.{field}"), kind });
         };
         let spec = &object.spec;
         let (policy, refused) = policy::compile(&spec.load_balancing, spec.timeouts.as_ref(), spec.limits.as_ref());
@@ -63,16 +63,13 @@ impl Policies {
                 problem(format!("targetRefs[{i}].{field}"), kind);
                 continue;
             }
-            match self.by_target.get(&(key.clone(), target.section_name.clone())) {
-                Some((_, winner)) => {
-                    let port = target.section_name.as_ref().map(|name| format!(" port {name}")).unwrap_or_default();
-                    let what = format!("the policy of Service {}/{}{port}", key.0, key.1);
-                    problem(format!("targetRefs[{i}]"), ProblemKind::Conflict { what, winner: winner.clone() });
-                }
-                None => {
-                    let claim = (Arc::clone(&policy), origin.clone());
-                    self.by_target.insert((key, target.section_name.clone()), claim);
-                }
+            let key = (key, target.section_name.clone());
+            if let Some((_, winner)) = self.by_target.get(&key) {
+                let port = target.section_name.as_ref().map(|name| format!(" port {name}")).unwrap_or_default();
+                let what = format!("the policy of Service {namespace}/{}{port}", target.name);
+                problem(format!("targetRefs[{i}]"), ProblemKind::Conflict { what, winner: winner.clone() });
+            } else {
+                self.by_target.insert(key, (Arc::clone(&policy), origin.clone()));
             }
         }
     }

@@ -9,6 +9,7 @@ use std::{
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::ResourceExt;
 use rustls::{
+    Error, InconsistentKeys,
     crypto::aws_lc_rs::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     sign::CertifiedKey,
@@ -105,7 +106,9 @@ fn read(secret: &Secret) -> Result<Certificate, String> {
         .map_err(|error| format!("tls.key holds no PEM private key: {error}"))?;
     let key = any_supported_type(&key).map_err(|error| format!("tls.key is not usable: {error}"))?;
     let key = CertifiedKey::new(chain, key);
-    key.keys_match().map_err(|error| format!("tls.key does not belong to tls.crt: {error}"))?;
+    if let Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = key.keys_match() {
+        return Err("tls.key does not belong to the first certificate of tls.crt".to_owned());
+    }
     let origin = Origin::new("Secret", secret.namespace().unwrap_or_default(), secret.name_any());
     Ok(Certificate { origin, names, not_after, key: Arc::new(key) })
 }
@@ -135,4 +138,66 @@ fn ip_text(bytes: &[u8]) -> Option<String> {
         return Some(std::net::Ipv4Addr::from(octets).to_string());
     }
     <[u8; 16]>::try_from(bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::kubernetes::Objects;
+
+    fn pair(name: &str) -> (String, String) {
+        let key = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        (key.cert.pem(), key.signing_key.serialize_pem())
+    }
+
+    fn cluster(secrets: &[(&str, &str)]) -> Cluster {
+        let data = secrets.iter().map(|(key, text)| ((*key).to_owned(), ByteString(text.as_bytes().to_vec())));
+        let secret = Secret {
+            metadata: kube::core::ObjectMeta {
+                namespace: Some("shop".into()),
+                name: Some("pair".into()),
+                ..Default::default()
+            },
+            type_: Some(TLS_TYPE.into()),
+            data: Some(data.collect()),
+            ..Secret::default()
+        };
+        Cluster::read(Objects { secrets: vec![Arc::new(secret)], ..Objects::default() })
+    }
+
+    fn held(certificates: &Certificates) -> (Option<Arc<Certificate>>, Vec<&'static str>) {
+        let (certificate, kinds) = certificates.judge(&("shop".into(), "pair".into()));
+        (certificate.cloned(), kinds.iter().map(ProblemKind::reason).collect())
+    }
+
+    #[test]
+    fn a_broken_secret_keeps_its_last_good_certificate_until_it_is_deleted() {
+        let ((chain, key), (other_chain, other_key)) = (pair("A.example"), pair("b.example"));
+        let mut certificates = Certificates::new();
+        certificates.update(&cluster(&[("tls.crt", &chain), ("tls.key", &key)]));
+        let (first, problems) = held(&certificates);
+        assert_eq!((first.clone().unwrap().names.clone(), problems), (vec!["a.example".to_owned()], vec![]));
+
+        certificates.update(&cluster(&[("tls.crt", &chain), ("tls.key", &other_key)]));
+        assert_eq!(held(&certificates), (first, vec!["InvalidCertificate"]));
+
+        certificates.update(&cluster(&[("tls.crt", &other_chain), ("tls.key", &other_key)]));
+        let (second, problems) = held(&certificates);
+        assert_eq!((second.unwrap().names.clone(), problems), (vec!["b.example".to_owned()], vec![]));
+
+        certificates.update(&Cluster::default());
+        assert_eq!(held(&certificates), (None, vec!["NotFound"]));
+        certificates.update(&cluster(&[("tls.crt", "broken")]));
+        assert_eq!(held(&certificates), (None, vec!["InvalidCertificate"]));
+    }
+
+    #[test]
+    fn an_unchanged_secret_is_not_parsed_again() {
+        let (chain, key) = pair("a.example");
+        let mut certificates = Certificates::new();
+        certificates.update(&cluster(&[("tls.crt", &chain), ("tls.key", &key)]));
+        let first = held(&certificates).0.unwrap();
+        certificates.update(&cluster(&[("tls.crt", &chain), ("tls.key", &key)]));
+        assert!(Arc::ptr_eq(&first, &held(&certificates).0.unwrap()));
+    }
 }

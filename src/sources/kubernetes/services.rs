@@ -62,7 +62,7 @@ impl Backends<'_> {
             return Ok(id);
         }
         let endpoints = if external {
-            vec![self.external_name(&origin, spec, number).map_err(|problem| told(builder, problem, &origin))?]
+            vec![self.external_name(spec, number).map_err(|kind| told(builder, kind, &origin))?]
         } else {
             let port_name = service_port.and_then(|port| port.name.as_deref());
             match variant.target {
@@ -126,12 +126,11 @@ impl Backends<'_> {
         Vec::new()
     }
 
-    fn external_name(&self, origin: &Origin, spec: &ServiceSpec, port: u16) -> Result<Endpoint, Problem> {
+    fn external_name(&self, spec: &ServiceSpec, port: u16) -> Result<Endpoint, ProblemKind> {
         let text = spec.external_name.as_deref().unwrap_or_default();
         let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        let refused = |kind| Problem { origin: origin.clone(), field: "spec.externalName".into(), kind };
         if host.parse::<IpAddr>().is_ok() {
-            let ip = self.address(&host).map_err(refused)?;
+            let ip = self.address(&host)?;
             return Ok(Endpoint { address: Address::Socket((ip, port).into()) });
         }
         let last = host.rsplit('.').next().unwrap_or_default();
@@ -139,7 +138,7 @@ impl Backends<'_> {
         let numeric = last.starts_with(|first: char| first.is_ascii_digit());
         if last == "localhost" || numeric || !matches!(host.parse(), Ok(HostPattern::Exact(_))) {
             let expected = "a DNS name that is neither localhost nor below it".into();
-            return Err(refused(ProblemKind::InvalidValue { found: text.to_owned(), expected }));
+            return Err(ProblemKind::InvalidValue { found: text.to_owned(), expected });
         }
         Ok(Endpoint { address: Address::Name { host: host.into(), port } })
     }
@@ -156,11 +155,10 @@ impl Backends<'_> {
     }
 }
 
-/// Reports what is wrong with the Service itself; the Ingress is told that its backend cannot be had.
-fn told(builder: &mut Builder, problem: Problem, service: &Origin) -> Fault {
-    let kind = ProblemKind::Unsupported(format!("{service}: {}: {}", problem.field, problem.kind));
-    builder.problem(problem);
-    (SERVICE, kind)
+/// Reports what is wrong with the name to the Service itself; the Ingress is told that its backend cannot be had.
+fn told(builder: &mut Builder, kind: ProblemKind, service: &Origin) -> Fault {
+    builder.problem(Problem { origin: service.clone(), field: "spec.externalName".into(), kind });
+    (SERVICE, ProblemKind::Unsupported(format!("the externalName of {service}, as that object is told")))
 }
 
 /// What the ports of a Service are called, for the reader.
@@ -204,13 +202,11 @@ fn find_port<'a>(
         (None, Some(number)) if external => Some(number),
         _ => None,
     };
-    match wanted.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0) {
-        Some(number) => Ok((number, found)),
-        None => {
-            let port = name.map(ToOwned::to_owned).or(number.map(|number| number.to_string())).unwrap_or_default();
-            Err((PORT, ProblemKind::PortNotFound { service: origin.clone(), port, existing: ports(service) }))
-        }
+    if let Some(number) = wanted.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0) {
+        return Ok((number, found));
     }
+    let port = name.map(ToOwned::to_owned).or(number.map(|number| number.to_string())).unwrap_or_default();
+    Err((PORT, ProblemKind::PortNotFound { service: origin.clone(), port, existing: ports(service) }))
 }
 
 /// The protocol that a Service port declares.

@@ -19,14 +19,11 @@ use crate::sources::policy::{Limits, LoadBalancing, Timeouts};
     derive = "PartialEq",
     doc = "Says how requests to a Service are balanced and limited. It attaches to Services of its own namespace.",
     status = "BackendPolicyStatus",
-    printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.loadBalancing.strategy"),
-    printcolumn(name = "Targets", type_ = "string", json_path = ".spec.targetRefs[*].name"),
-    printcolumn(
-        name = "Accepted",
-        type_ = "string",
-        json_path = ".status.ancestors[0].conditions[?(@.type==\"Accepted\")].status"
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name": "Strategy", "type": "string", "jsonPath": ".spec.loadBalancing.strategy"}"#,
+    printcolumn = r#"{"name": "Targets", "type": "string", "jsonPath": ".spec.targetRefs[*].name"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string",
+        "jsonPath": ".status.ancestors[0].conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BackendPolicySpec {
