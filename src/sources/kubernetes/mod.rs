@@ -3,5 +3,6 @@
 pub mod api;
 pub mod cluster;
 pub mod compile;
+pub mod run;
 
 pub use cluster::{Cluster, ObjectKey, Objects};
