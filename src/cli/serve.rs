@@ -106,6 +106,9 @@ struct TimeoutArgs {
     /// Connection to an endpoint without a request.
     #[arg(long, env = "PIERHEAD_UPSTREAM_KEEP_ALIVE_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = positive)]
     upstream_keep_alive_timeout: Duration,
+    /// Upgraded connection, such as a WebSocket, on which nothing moves.
+    #[arg(long, env = "PIERHEAD_TUNNEL_TIMEOUT", value_name = "DURATION", default_value = "1h", value_parser = positive)]
+    tunnel_timeout: Duration,
     /// How long to keep accepting after SIGTERM, while load balancers learn that we are not ready.
     #[arg(long, env = "PIERHEAD_DRAIN_DELAY", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_delay: Duration,
@@ -200,6 +203,7 @@ fn proxy_settings(listen: ListenArgs, traffic: TrafficArgs, timeouts: &TimeoutAr
             idle: timeouts.idle_timeout,
             response_head: timeouts.response_head_timeout,
             upstream_keep_alive: timeouts.upstream_keep_alive_timeout,
+            tunnel: timeouts.tunnel_timeout,
         },
     }
 }
