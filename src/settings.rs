@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     proxy,
+    sources::flags::BackendUrl,
     telemetry::{access_log, logging},
 };
 
@@ -28,7 +29,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// URLs that take every request.
-    pub backends: Vec<String>,
+    pub backends: Vec<BackendUrl>,
     /// Manifest files and folders.
     #[cfg(feature = "kubernetes")]
     pub manifests: Vec<std::path::PathBuf>,

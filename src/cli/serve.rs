@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::{
     proxy,
     settings::{Drain, Log, Settings, Sources},
+    sources::flags::BackendUrl,
     telemetry::{access_log, logging},
 };
 
@@ -23,7 +24,7 @@ use crate::{
 pub(super) struct Args {
     /// Send every request to these, in turn: http://host:port (repeatable).
     #[arg(long, env = "PIERHEAD_BACKEND", value_name = "URL", value_delimiter = ',', help_heading = "Sources")]
-    backend: Vec<String>,
+    backend: Vec<BackendUrl>,
     #[cfg(feature = "kubernetes")]
     #[command(flatten)]
     cluster: super::serve_cluster::ClusterArgs,
