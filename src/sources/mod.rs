@@ -87,7 +87,7 @@ pub async fn merged(mut inputs: Vec<Updates>, output: watch::Sender<Option<Arc<C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ProblemKind;
+    use crate::model::{Certificate, Origin, ProblemKind};
 
     fn flags(url: &str) -> Arc<Compiled> {
         Arc::new(flags::compile(&[url.parse().unwrap()]))
@@ -99,6 +99,31 @@ mod tests {
         let merged = merge(&[Arc::clone(&one), two]);
         assert_eq!(merged.model, one.model);
         assert!(matches!(merged.problems[0].kind, ProblemKind::Conflict { .. }), "{:?}", merged.problems);
+    }
+
+    #[test]
+    fn certificates_of_all_sources_are_kept() {
+        let part = |name: &str| {
+            let pair = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&pair.signing_key.into()).unwrap();
+            let certificate = Arc::new(Certificate {
+                origin: Origin::new("Secret", "shop", name),
+                names: vec![name.to_owned()],
+                not_after: 0,
+                key: Arc::new(rustls::sign::CertifiedKey::new(vec![pair.cert.into()], key)),
+            });
+            let mut builder = Builder::new();
+            builder.default_certificate(Arc::clone(&certificate));
+            builder.tls(&certificate.origin, "", name.parse().unwrap(), Some(Arc::clone(&certificate)));
+            builder.host_with_tls("plain.example".parse().unwrap());
+            let (model, problems) = builder.finish();
+            Arc::new(Compiled { model, problems })
+        };
+        let model = merge(&[Arc::default(), part("a.example"), part("b.example")]).model;
+        assert_eq!(model.default_certificate.unwrap().names, ["a.example"]);
+        let own: Vec<_> = model.certificates.iter().map(|(host, own)| (host.to_string(), own.is_some())).collect();
+        let expected = [("a.example", true), ("b.example", true), ("plain.example", false)];
+        assert_eq!(own, expected.map(|(host, own)| (host.to_owned(), own)));
     }
 
     #[tokio::test]

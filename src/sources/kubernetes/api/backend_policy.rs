@@ -89,15 +89,17 @@ pub struct PolicyAncestorStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Names the object that conditions are about (Gateway API `ParentReference`).
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Names the object that conditions are about (Gateway API `ParentReference`, with its defaults, because other
+/// controllers may write entries of their own).
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ParentReference {
     /// API group; "" for Services.
-    #[serde(default)]
+    #[serde(default = "gateway_group")]
     #[schemars(length(max = 253))]
     pub group: String,
     /// Kind.
+    #[serde(default = "gateway_kind")]
     #[schemars(length(min = 1, max = 63))]
     pub kind: String,
     /// Namespace; that of the policy when absent.
@@ -107,8 +109,33 @@ pub struct ParentReference {
     /// Name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Name of one port.
+    /// Name of one port or listener.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub section_name: Option<String>,
+    /// Number of one port or listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+}
+
+impl Default for ParentReference {
+    fn default() -> Self {
+        Self {
+            group: gateway_group(),
+            kind: gateway_kind(),
+            namespace: None,
+            name: String::new(),
+            section_name: None,
+            port: None,
+        }
+    }
+}
+
+fn gateway_group() -> String {
+    "gateway.networking.k8s.io".to_owned()
+}
+
+fn gateway_kind() -> String {
+    "Gateway".to_owned()
 }
