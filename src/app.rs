@@ -156,7 +156,7 @@ impl App {
     async fn spawn_sources(&mut self, settings: Sources) -> anyhow::Result<sources::Updates> {
         let mut inputs = Vec::new();
         if !settings.backends.is_empty() {
-            let compiled = sources::flags::compile(&settings.backends)?;
+            let compiled = sources::flags::compile(&settings.backends);
             let (sender, updates) = watch::channel(Some(Arc::new(compiled)));
             inputs.push(updates);
             // Flags do not change: the sender only has to stay.

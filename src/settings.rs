@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     proxy,
+    sources::flags::BackendUrl,
     telemetry::{access_log, logging},
 };
 
@@ -28,11 +29,11 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// URLs that take every request.
-    pub backends: Vec<String>,
+    pub backends: Vec<BackendUrl>,
     /// Manifest files and folders.
     #[cfg(feature = "kubernetes")]
     pub manifests: Vec<std::path::PathBuf>,
-    /// How manifest files are compiled.
+    /// How objects are compiled.
     #[cfg(feature = "kubernetes")]
     pub compile: crate::sources::kubernetes::compile::Settings,
     /// The Kubernetes API; None when it is not watched.

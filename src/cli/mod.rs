@@ -54,9 +54,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli.command {
         Subcommands::Serve(args) => args.settings().and_then(crate::app::run),
         #[cfg(feature = "kubernetes")]
-        Subcommands::Check(args) => check::run(args),
+        Subcommands::Check(args) => check::run(&args),
         #[cfg(feature = "kubernetes")]
-        Subcommands::Crds(args) => crds::run(args),
+        Subcommands::Crds(args) => crds::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {}", one_line(&format!("{error:#}")));

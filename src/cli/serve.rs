@@ -15,15 +15,16 @@ use ipnet::IpNet;
 use crate::{
     proxy,
     settings::{Drain, Log, Settings, Sources},
+    sources::flags::BackendUrl,
     telemetry::{access_log, logging},
 };
 
 /// Flags of `serve`. Each can be given as an environment variable; lists are then separated by commas.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Send every request to these, in turn: http://host:port (repeatable).
+    /// Send every request to these, in turn: `http://host:port`, https or h2c (repeatable).
     #[arg(long, env = "PIERHEAD_BACKEND", value_name = "URL", value_delimiter = ',', help_heading = "Sources")]
-    backend: Vec<String>,
+    backend: Vec<BackendUrl>,
     #[cfg(feature = "kubernetes")]
     #[command(flatten)]
     cluster: super::serve_cluster::ClusterArgs,
@@ -159,7 +160,7 @@ impl Args {
         if nothing_given && !kubernetes {
             bail!("nothing to serve: give --manifests PATH, --backend URL or --kubernetes");
         }
-        let cluster = kubernetes.then(|| self.cluster.cluster(&compile));
+        let cluster = kubernetes.then(|| self.cluster.cluster(compile.clone()));
         Ok(Sources { backends: self.backend.clone(), manifests, compile, cluster })
     }
 

@@ -73,7 +73,7 @@ struct ObjectArgs {
 }
 
 impl ClusterArgs {
-    /// What compilation of manifest files is told.
+    /// What compilation is told, whatever the source.
     pub(super) fn compile(&self, ssl_redirect: bool, https_port: Option<u16>) -> compile::Settings {
         compile::Settings {
             controller_name: self.objects.controller_name.clone(),
@@ -82,14 +82,12 @@ impl ClusterArgs {
             ssl_redirect,
             https_port,
             allow_external_name: self.objects.allow_external_name,
-            allow_loopback_endpoints: true,
-            classless: true,
+            ..compile::Settings::default()
         }
     }
 
     /// How the Kubernetes API is watched and told.
-    pub(super) fn cluster(&self, files: &compile::Settings) -> run::Settings {
-        let compile = compile::Settings { allow_loopback_endpoints: false, classless: false, ..files.clone() };
+    pub(super) fn cluster(&self, compile: compile::Settings) -> run::Settings {
         let publish = match (&self.objects.publish_service, &self.objects.publish_address) {
             (Some(service), _) => run::Publish::Service(service.clone()),
             (None, addresses) if addresses.is_empty() => run::Publish::None,

@@ -178,7 +178,7 @@ mod tests {
     fn backend(ports: &[u16], limit: Option<u32>, client_ip_affinity: bool) -> Arc<Backend> {
         let address = |port: &u16| Address::Socket((Ipv4Addr::LOCALHOST, *port).into());
         Arc::new(Backend {
-            id: BackendId { namespace: "shop".into(), service: "cart".into(), port: 80 },
+            id: BackendId::new("shop", "cart", 80),
             protocol: Protocol::Http1,
             endpoints: ports.iter().map(|port| Endpoint { address: address(port) }).collect(),
             client_ip_affinity,

@@ -2,4 +2,6 @@
 
 mod backend_policy;
 
-pub use backend_policy::{BackendPolicy, BackendPolicySpec};
+pub use backend_policy::{
+    AncestorRef, BackendPolicy, BackendPolicySpec, BackendPolicyStatus, PolicyAncestorStatus, TargetRef,
+};
