@@ -30,8 +30,6 @@ pub(super) struct Upload {
     pub(super) progress: Cell<Moment>,
     /// Whether all of it was taken from the client.
     pub(super) ended: Cell<bool>,
-    /// Whether any of it was taken: then it cannot be sent again.
-    pub(super) started: Cell<bool>,
     /// Why it broke off.
     pub(super) failure: Cell<Option<Error>>,
     /// Bytes taken so far.
@@ -63,7 +61,6 @@ impl RequestBody {
         let upload = Rc::new(Upload {
             progress: Cell::new(clock.now()),
             ended: Cell::new(false),
-            started: Cell::new(false),
             failure: Cell::new(None),
             bytes: Cell::new(0),
         });
@@ -86,7 +83,6 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        body.upload.started.set(true);
         let Poll::Ready(frame) = Pin::new(&mut body.incoming).poll_frame(cx) else {
             let stalled = body.stalled.get_or_insert_with(|| body.clock.deadline(body.idle));
             return stalled.poll_expired(cx).map(|()| Some(body.fail(Error::BodyTimeout)));

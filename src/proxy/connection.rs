@@ -50,6 +50,9 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// HTTP/2 pings tell a client that is gone from one that is idle.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a drain leaves idle HTTP/1.1 connections open. A client that uses one meanwhile is told to close it with the
+/// response; closing it at once could cross its next request on the wire.
+const LINGER: Duration = Duration::from_secs(5);
 /// Time for a last answer to a connection that is given up.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -81,6 +84,8 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// Address of the peer.
     pub(super) address: IpAddr,
+    /// The address it came to, with the port.
+    pub(super) local: HeaderValue,
     /// Whether it is encrypted.
     pub(super) security: Security,
     /// Server name of the handshake.
@@ -117,6 +122,11 @@ impl Client {
         if self.exchanges.get() == 0 {
             self.progress.enter(Phase::Ending);
         }
+    }
+
+    /// Whether an orderly end can start without crossing a request: HTTP/2 has GOAWAY for it, HTTP/1.1 a response.
+    fn may_close(&self) -> bool {
+        self.progress.is_http2() || self.exchanges.get() > 0
     }
 
     /// When what will be overdue if nothing moves until then.
@@ -205,16 +215,18 @@ fn client(
     is_http2: bool,
 ) -> Rc<Client> {
     let address = peer.ip().to_canonical();
+    let local = stream.local_addr().unwrap_or(SocketAddr::new(address, 0));
     let value = |text: String| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"));
     let forwarded = Forwarded {
         address: value(address.to_string()),
         proto: HeaderValue::from_static(if security == Security::Tls { "https" } else { "http" }),
-        port: value(stream.local_addr().map_or(0, |local| local.port()).to_string()),
+        port: value(local.port().to_string()),
         trusted: worker.settings.trusted_cidrs.iter().any(|cidr| cidr.contains(&address)),
     };
     Rc::new(Client {
         worker: Rc::clone(worker),
         address,
+        local: value(SocketAddr::new(local.ip().to_canonical(), local.port()).to_string()),
         security,
         server_name,
         forwarded,
@@ -283,14 +295,22 @@ where
     let deadline = client.worker.clock.deadline(Duration::ZERO);
     let mut closing = false;
     let mut armed = None;
+    let mut linger = None;
     std::future::poll_fn(|cx: &mut Context<'_>| {
         if !closing && participant.poll_started(cx).is_ready() {
-            closing = true;
-            shut_down(Pin::new(connection));
+            let linger = linger.get_or_insert_with(|| client.worker.clock.deadline(LINGER));
+            closing = client.may_close() || linger.poll_expired(cx).is_ready();
+            if closing {
+                shut_down(Pin::new(connection));
+            }
         }
         loop {
             if Pin::new(&mut *connection).poll(cx).is_ready() {
                 return Poll::Ready(None);
+            }
+            if !closing && linger.is_some() && client.may_close() {
+                closing = true;
+                shut_down(Pin::new(connection));
             }
             match poll_overdue(client, &deadline, &mut armed, cx) {
                 Poll::Pending => return Poll::Pending,

@@ -112,7 +112,7 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     async fn run(self, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Error> {
         check(&head)?;
-        let authority = authority(&head)?;
+        let authority = authority(&head, self.client)?;
         let host = RequestHost::parse(text(&authority)?).map_err(|_| Error::BadRequest("its host is not valid"))?;
         if let Some(record) = self.record.as_mut() {
             record.set_host(host.as_str());
@@ -302,8 +302,8 @@ fn check(head: &Parts) -> Result<(), Error> {
 /// The authority the request is for.
 ///
 /// RFC 9112 §3.2: exactly one `Host`, and the target's authority instead of it when the target has one. RFC 9113 §8.3.1:
-/// `:authority` and `Host` must not differ.
-fn authority(head: &Parts) -> Result<HeaderValue, Error> {
+/// `:authority` and `Host` must not differ. RFC 9110 §7.1: HTTP/1.0 without `Host` means the address it came to.
+fn authority(head: &Parts, client: &Client) -> Result<HeaderValue, Error> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let (host, more) = (hosts.next(), hosts.next());
     if more.is_some() {
@@ -312,6 +312,8 @@ fn authority(head: &Parts) -> Result<HeaderValue, Error> {
     let invalid = Error::BadRequest("its host is not valid");
     let is_http2 = head.version == Version::HTTP_2;
     match (head.uri.authority(), host) {
+        (_, None) if head.version == Version::HTTP_10 => Ok(client.local.clone()),
+        (_, None) if head.version == Version::HTTP_11 => Err(Error::BadRequest("it names no host")),
         (Some(authority), host) => {
             let authority = authority.as_str();
             if authority.contains('@') {

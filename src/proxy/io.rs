@@ -89,6 +89,11 @@ impl Progress {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the connection speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.is_http2
+    }
+
     fn is_at_rest(&self) -> bool {
         self.phase.load(Ordering::Relaxed) <= Phase::Head as u8
     }
