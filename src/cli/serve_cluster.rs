@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 
-use crate::sources::kubernetes::{ObjectKey, compile, run};
+use crate::sources::kubernetes::{ObjectKey, compile, run, status};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ClusterArgs {
@@ -54,7 +54,7 @@ struct ObjectArgs {
     publish_service: Option<ObjectKey>,
     /// Publish this address or name in the status of Ingresses (repeatable).
     #[arg(long, env = "PIERHEAD_PUBLISH_ADDRESS", value_name = "ADDRESS", value_delimiter = ',')]
-    publish_address: Vec<String>,
+    publish_address: Vec<status::Address>,
     /// Secret with the certificate of hosts without one of their own [default: self-signed].
     #[arg(long, env = "PIERHEAD_DEFAULT_CERTIFICATE", value_name = "NAMESPACE/NAME", value_parser = object_key)]
     default_certificate: Option<ObjectKey>,

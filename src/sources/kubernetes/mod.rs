@@ -5,11 +5,15 @@ pub mod api;
 pub mod class;
 pub mod cluster;
 pub mod compile;
+pub mod events;
 mod ingress;
+pub mod leader;
 mod policies;
 pub mod run;
 pub mod secrets;
 mod services;
+pub mod status;
+pub mod stores;
 
 pub use class::is_ours;
 pub use cluster::{Cluster, ObjectKey, Objects};

@@ -82,7 +82,7 @@ pub struct BackendPolicyStatus {
 #[serde(rename_all = "camelCase")]
 pub struct PolicyAncestorStatus {
     /// The object that the conditions are about.
-    pub ancestor_ref: AncestorRef,
+    pub ancestor_ref: ParentReference,
     /// Name of the controller that wrote this entry.
     #[schemars(length(min = 1, max = 253))]
     pub controller_name: String,
@@ -95,7 +95,7 @@ pub struct PolicyAncestorStatus {
 /// Names the object that conditions are about (Gateway API `ParentReference`).
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AncestorRef {
+pub struct ParentReference {
     /// API group; "" for Services.
     #[serde(default)]
     #[schemars(length(max = 253))]

@@ -3,5 +3,5 @@
 mod backend_policy;
 
 pub use backend_policy::{
-    AncestorRef, BackendPolicy, BackendPolicySpec, BackendPolicyStatus, PolicyAncestorStatus, TargetRef,
+    BackendPolicy, BackendPolicySpec, BackendPolicyStatus, ParentReference, PolicyAncestorStatus, TargetRef,
 };

@@ -1,0 +1,252 @@
+//! What the cluster holds now: one watch and one store per kind and watched namespace.
+//!
+//! A store keeps what it last saw completely. Neither an error nor a list that breaks off half-way takes anything away;
+//! only a complete list or a deletion does. Nothing is joined or judged here.
+
+mod store;
+
+use std::{collections::HashSet, fmt::Debug, sync::Arc};
+
+use futures_util::StreamExt;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Secret, Service},
+    discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
+};
+use kube::{
+    Api, Client, Resource,
+    core::{DeserializeGuard, NamespaceResourceScope, PartialObjectMeta},
+    runtime::{WatchStreamExt, watcher, watcher::Event},
+};
+use serde::de::DeserializeOwned;
+use tokio::{sync::Notify, task::JoinSet};
+
+use self::store::{Absence, Store, Watch, follow};
+use super::{ObjectKey, Objects, api::BackendPolicy};
+use crate::model::Problem;
+
+/// Seconds after which a watch is opened anew. A connection that died without a word is noticed five seconds later.
+const WATCH_SECONDS: u32 = 60;
+
+/// Only these Secrets are ever read, and of them only [`SECRET_KEYS`].
+const TLS_SECRETS: &str = "type=kubernetes.io/tls";
+const SECRET_KEYS: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
+/// Which part of the cluster is watched.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Namespaces; empty for all of them.
+    pub namespaces: Vec<String>,
+    /// Label selector for namespaces; None does not look at Namespaces at all.
+    pub namespace_selector: Option<String>,
+    /// A Secret to watch wherever it lies, even outside the namespaces above.
+    pub secret: Option<ObjectKey>,
+    /// A Service to watch wherever it lies.
+    pub service: Option<ObjectKey>,
+}
+
+/// The stores of every kind.
+#[derive(Debug)]
+pub struct Stores {
+    ingresses: Vec<Arc<Store<Ingress>>>,
+    classes: Arc<Store<IngressClass>>,
+    services: Vec<Arc<Store<Service>>>,
+    slices: Vec<Arc<Store<EndpointSlice>>>,
+    secrets: Vec<Arc<Store<Secret>>>,
+    policies: Vec<Arc<Store<BackendPolicy>>>,
+    /// Names of the namespaces that the selector picks.
+    selected: Option<Arc<Store<PartialObjectMeta<Namespace>>>>,
+    /// The Secret and the Service of [`Scope`], each alone in its store.
+    secret: Option<Arc<Store<Secret>>>,
+    service: Option<Arc<Store<Service>>>,
+}
+
+impl Stores {
+    /// Starts to watch. Every change, and every store that becomes ready, is a permit in `dirty`.
+    pub fn watch(client: &Client, scope: &Scope, tasks: &mut JoinSet<()>, dirty: &Arc<Notify>) -> Self {
+        let mut start = Start { client, scope, tasks, dirty };
+        let restricted = !scope.namespaces.is_empty();
+        // A role that is bound in single namespaces cannot give access to kinds without a namespace.
+        let classes_may_lack = if restricted { Absence::Forbidden } else { Absence::Never };
+        let tls = || config().fields(TLS_SECRETS);
+        let one = |name: &str| config().fields(&format!("metadata.name={name}"));
+        Self {
+            ingresses: start.each("Ingress", &config(), Absence::Never, |_| {}),
+            classes: start.one(
+                "IngressClass",
+                Api::all(client.clone()),
+                config(),
+                Watch { absence: classes_may_lack, trim: |_| {} },
+            ),
+            services: start.each("Service", &config(), Absence::Never, |_| {}),
+            slices: start.each("EndpointSlice", &config(), Absence::Never, |slice: &mut EndpointSlice| {
+                slice.metadata.annotations = None;
+            }),
+            secrets: start.each("Secret", &tls(), Absence::Never, trim_secret),
+            policies: start.each("BackendPolicy", &config(), Absence::UnknownKind, |_| {}),
+            selected: scope.namespace_selector.as_deref().map(|selector| start.namespaces(selector)),
+            secret: scope.secret.as_ref().map(|(namespace, name)| {
+                let api = Api::namespaced(client.clone(), namespace);
+                let fields = format!("{TLS_SECRETS},metadata.name={name}");
+                start.one(
+                    "Secret",
+                    api,
+                    config().fields(&fields),
+                    Watch { absence: Absence::Forbidden, trim: trim_secret },
+                )
+            }),
+            service: scope.service.as_ref().map(|(namespace, name)| {
+                let api = Api::namespaced(client.clone(), namespace);
+                start.one("Service", api, one(name), Watch { absence: Absence::Forbidden, trim: |_| {} })
+            }),
+        }
+    }
+
+    /// Waits until every store has seen everything once, or has a reason to do without.
+    pub async fn ready(&self) {
+        all_ready(&self.ingresses).await;
+        all_ready(std::slice::from_ref(&self.classes)).await;
+        all_ready(&self.services).await;
+        all_ready(&self.slices).await;
+        all_ready(&self.secrets).await;
+        all_ready(&self.policies).await;
+        all_ready(self.selected.as_slice()).await;
+        all_ready(self.secret.as_slice()).await;
+        all_ready(self.service.as_slice()).await;
+    }
+
+    /// Everything as it is now, in the namespaces that are selected.
+    pub fn objects(&self) -> Objects {
+        let mut malformed = Vec::new();
+        let selected = self.selected.as_ref().map(|store| {
+            let (namespaces, _) = store.read();
+            namespaces.iter().filter_map(|namespace| namespace.metadata.name.clone()).collect::<HashSet<_>>()
+        });
+        let mut objects = Objects {
+            ingresses: read_all(&self.ingresses, &mut malformed),
+            classes: read_all(std::slice::from_ref(&self.classes), &mut malformed),
+            services: read_all(&self.services, &mut malformed),
+            slices: read_all(&self.slices, &mut malformed),
+            secrets: read_all(&self.secrets, &mut malformed),
+            policies: read_all(&self.policies, &mut malformed),
+            malformed,
+        };
+        if let Some(selected) = selected {
+            retain(&mut objects.ingresses, &selected);
+            retain(&mut objects.services, &selected);
+            retain(&mut objects.slices, &selected);
+            retain(&mut objects.secrets, &selected);
+            retain(&mut objects.policies, &selected);
+            objects
+                .malformed
+                .retain(|problem| problem.origin.namespace.is_empty() || selected.contains(&*problem.origin.namespace));
+        }
+        if let Some(store) = &self.secret {
+            // The general store may hold it as well; they agree but for a moment.
+            objects.secrets.extend(store.read().0);
+        }
+        objects
+    }
+
+    /// The Service of [`Scope::service`]: None while nothing is known about it, `Some(None)` when there is none.
+    pub fn service(&self) -> Option<Option<Arc<Service>>> {
+        let store = self.service.as_ref()?;
+        store.is_synced().then(|| store.read().0.pop())
+    }
+}
+
+fn trim_secret(secret: &mut Secret) {
+    if let Some(data) = &mut secret.data {
+        data.retain(|key, _| SECRET_KEYS.contains(&key.as_str()));
+    }
+}
+
+async fn all_ready<K: Resource<DynamicType = ()>>(stores: &[Arc<Store<K>>]) {
+    for store in stores {
+        store.ready().await;
+    }
+}
+
+fn read_all<K: Resource<DynamicType = ()>>(stores: &[Arc<Store<K>>], malformed: &mut Vec<Problem>) -> Vec<Arc<K>> {
+    let mut all = Vec::new();
+    for store in stores {
+        let (objects, problems) = store.read();
+        all.extend(objects);
+        malformed.extend(problems);
+    }
+    all
+}
+
+fn retain<K: Resource>(objects: &mut Vec<Arc<K>>, namespaces: &HashSet<String>) {
+    objects.retain(|object| object.meta().namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace)));
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// Starts watches.
+struct Start<'a> {
+    client: &'a Client,
+    scope: &'a Scope,
+    tasks: &'a mut JoinSet<()>,
+    dirty: &'a Arc<Notify>,
+}
+
+impl Start<'_> {
+    /// One store per watched namespace.
+    fn each<K>(
+        &mut self,
+        kind: &'static str,
+        config: &watcher::Config,
+        absence: Absence,
+        trim: fn(&mut K),
+    ) -> Vec<Arc<Store<K>>>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let apis: Vec<Api<DeserializeGuard<K>>> = match &*self.scope.namespaces {
+            [] => vec![Api::all(self.client.clone())],
+            some => some.iter().map(|namespace| Api::namespaced(self.client.clone(), namespace)).collect(),
+        };
+        apis.into_iter().map(|api| self.one(kind, api, config.clone(), Watch { absence, trim })).collect()
+    }
+
+    fn one<K>(
+        &mut self,
+        kind: &'static str,
+        api: Api<DeserializeGuard<K>>,
+        config: watcher::Config,
+        watch: Watch<K>,
+    ) -> Arc<Store<K>>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let store = Arc::new(Store::new(kind));
+        let events = watcher(api, config).default_backoff();
+        self.tasks.spawn(follow(Arc::clone(&store), events, watch, Arc::clone(self.dirty)));
+        store
+    }
+
+    /// Namespaces by label, names only.
+    fn namespaces(&mut self, selector: &str) -> Arc<Store<PartialObjectMeta<Namespace>>> {
+        let store = Arc::new(Store::new("Namespace"));
+        let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
+        let events = watcher(api, config().labels(selector)).default_backoff().map(|event| event.map(guard));
+        let watch = Watch { absence: Absence::Never, trim: |_| {} };
+        self.tasks.spawn(follow(Arc::clone(&store), events, watch, Arc::clone(self.dirty)));
+        store
+    }
+}
+
+/// Metadata alone has no shape to get wrong.
+fn guard<K>(event: Event<K>) -> Event<DeserializeGuard<K>> {
+    match event {
+        Event::Apply(object) => Event::Apply(DeserializeGuard(Ok(object))),
+        Event::Delete(object) => Event::Delete(DeserializeGuard(Ok(object))),
+        Event::InitApply(object) => Event::InitApply(DeserializeGuard(Ok(object))),
+        Event::Init => Event::Init,
+        Event::InitDone => Event::InitDone,
+    }
+}
