@@ -240,7 +240,7 @@ mod tests {
         let settings = settings(&["--backend", "http://127.0.0.1:1"]).unwrap();
         assert_eq!(format!("{:?}", settings.proxy), format!("{:?}", proxy::Settings::default()));
         assert_eq!(settings.drain.delay, Duration::from_secs(5));
-        assert_eq!(settings.drain.timeout, Duration::from_secs(240));
+        assert_eq!(settings.drain.timeout, Duration::from_mins(4));
         assert!(settings.admin.ip().is_loopback());
     }
 
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(all.proxy.trusted_cidrs.len(), 1);
         assert_eq!(all.proxy.max_body_bytes, Some(10));
         assert_eq!(all.proxy.timeouts.request_head, Duration::from_millis(250));
-        assert_eq!(all.proxy.hsts, Some(Duration::from_secs(365 * 86_400)));
+        assert_eq!(all.proxy.hsts, Some(Duration::from_hours(365 * 24)));
         assert!(!all.proxy.server_header);
         assert_eq!(all.access_log, access_log::Format::Text, "the access log follows the log");
     }

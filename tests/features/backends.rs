@@ -1,4 +1,4 @@
-//! From Service and EndpointSlices to endpoints.
+//! From Service and `EndpointSlice`s to endpoints.
 
 use std::collections::BTreeSet;
 

@@ -27,7 +27,7 @@ async fn a_websocket_echoes() {
     let pierhead = serving(&one).await;
     let request = "ws://a.example/chat".into_client_request().unwrap();
     let stream = TcpStream::connect(pierhead.http).await.unwrap();
-    let (mut socket, response) = soon("handshake", client_async(request, stream)).await.unwrap();
+    let (mut socket, response) = soon("handshake", Box::pin(client_async(request, stream))).await.unwrap();
     assert_eq!(response.status(), 101);
     for text in ["one", "two", &"x".repeat(200_000)] {
         socket.send(Message::text(text)).await.unwrap();
@@ -36,6 +36,7 @@ async fn a_websocket_echoes() {
     }
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = soon("close", socket.next()).await {}
+    drop(socket);
     let line = pierhead.logged_path("/chat").await;
     assert_eq!(line["status"], 101);
 }
@@ -46,7 +47,7 @@ async fn a_websocket_echoes_over_tls() {
     let pierhead = serving(&one).await;
     let request = "wss://a.example/chat".into_client_request().unwrap();
     let stream = connect(pierhead.https, "a.example", &["http/1.1"]).await;
-    let (mut socket, _) = soon("handshake", client_async(request, stream)).await.unwrap();
+    let (mut socket, _) = soon("handshake", Box::pin(client_async(request, stream))).await.unwrap();
     socket.send(Message::text("hello")).await.unwrap();
     let echo = soon("echo", socket.next()).await.unwrap().unwrap();
     assert_eq!(echo.into_text().unwrap().as_str(), "hello");
@@ -58,7 +59,7 @@ async fn an_upgrade_that_the_backend_refuses_is_a_plain_response() {
     let pierhead = serving(&one).await;
     let request = "ws://a.example/refuse-upgrade".into_client_request().unwrap();
     let stream = TcpStream::connect(pierhead.http).await.unwrap();
-    match soon("handshake", client_async(request, stream)).await {
+    match soon("handshake", Box::pin(client_async(request, stream))).await {
         Err(Error::Http(response)) => assert_eq!(response.status(), 200),
         other => panic!("expected a plain response, got {other:?}"),
     }

@@ -15,11 +15,11 @@ pub struct Ingress {
     annotations: Vec<(String, String)>,
     default: Option<String>,
     tls: Vec<(String, Option<String>)>,
-    rules: Vec<(String, Vec<Path>)>,
+    rules: Vec<(String, Vec<Rule>)>,
 }
 
 #[derive(Clone)]
-struct Path {
+struct Rule {
     path: String,
     path_type: &'static str,
     service: String,
@@ -56,7 +56,7 @@ impl Ingress {
         if self.rules.is_empty() {
             self.rules.push((String::new(), Vec::new()));
         }
-        let path = Path { path: path.to_owned(), path_type, service: service.to_owned() };
+        let path = Rule { path: path.to_owned(), path_type, service: service.to_owned() };
         self.rules.last_mut().unwrap().1.push(path);
         self
     }
@@ -89,6 +89,12 @@ impl Ingress {
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
         self.annotations.push((name.to_owned(), value.to_owned()));
         self
+    }
+}
+
+impl From<Ingress> for String {
+    fn from(ingress: Ingress) -> Self {
+        ingress.to_string()
     }
 }
 
@@ -128,7 +134,7 @@ impl Display for Ingress {
         for (host, paths) in &self.rules {
             let host = if host.is_empty() { String::new() } else { format!("host: {host:?}, ") };
             writeln!(f, "  - {{{host}http: {{paths: [")?;
-            for Path { path, path_type, service } in paths {
+            for Rule { path, path_type, service } in paths {
                 writeln!(f, "      {{path: {path:?}, pathType: {path_type}, backend: {}}},", backend(service))?;
             }
             writeln!(f, "    ]}}}}")?;

@@ -18,10 +18,10 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits for a future, and fails the test when it does not come.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: still not there after {DEADLINE:?}"),
-    }
+    let Ok(value) = tokio::time::timeout(DEADLINE, future).await else {
+        panic!("{what}: still not there after {DEADLINE:?}");
+    };
+    value
 }
 
 /// Asks again and again until `ask` gives something.

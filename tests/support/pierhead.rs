@@ -23,6 +23,16 @@ pub struct Setup {
     backends_only: bool,
 }
 
+/// What every process is started with unless the test says otherwise.
+const DEFAULTS: [&str; 6] = [
+    "--http=127.0.0.1:0",
+    "--https=127.0.0.1:0",
+    "--admin=127.0.0.1:0",
+    "--threads=2",
+    "--log-format=json",
+    "--drain-delay=0s",
+];
+
 /// A running `pierhead serve`. It is killed when dropped.
 pub struct Pierhead {
     child: Child,
@@ -66,8 +76,8 @@ impl Setup {
     }
 
     /// Manifests to start with.
-    pub fn manifests(mut self, manifests: impl ToString) -> Self {
-        self.manifests.push(manifests.to_string());
+    pub fn manifests(mut self, manifests: impl Into<String>) -> Self {
+        self.manifests.push(manifests.into());
         self
     }
 
@@ -89,8 +99,8 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("manifests.yaml"), self.manifests.join("\n---\n")).unwrap();
         let mut command = command();
-        command.args(["--http=127.0.0.1:0", "--https=127.0.0.1:0", "--admin=127.0.0.1:0", "--threads=2"]);
-        command.args(["--log-format=json", "--drain-delay=0s"]);
+        let given = |flag: &&str| self.flags.iter().any(|given| given.split('=').next() == flag.split('=').next());
+        command.args(DEFAULTS.iter().filter(|flag| !given(flag)));
         if !self.backends_only {
             command.arg("--manifests").arg(folder.path());
         }
@@ -129,7 +139,7 @@ pub fn command() -> Command {
 
 impl Pierhead {
     /// A process that serves these manifests.
-    pub async fn serving(manifests: impl ToString) -> Self {
+    pub async fn serving(manifests: impl Into<String>) -> Self {
         Setup::default().manifests(manifests).start().await
     }
 
@@ -139,9 +149,9 @@ impl Pierhead {
     }
 
     /// Replaces its manifests as an editor does: written aside, then renamed.
-    pub fn write(&self, manifests: impl ToString) {
+    pub fn write(&self, manifests: impl AsRef<str>) {
         let aside: PathBuf = self.folder.path().join(".aside");
-        std::fs::write(&aside, manifests.to_string()).unwrap();
+        std::fs::write(&aside, manifests.as_ref()).unwrap();
         std::fs::rename(aside, self.folder.path().join("manifests.yaml")).unwrap();
     }
 
