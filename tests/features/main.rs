@@ -18,6 +18,7 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod messages;
+mod promises;
 mod reload;
 mod retry;
 mod routing;
