@@ -1,1 +1,209 @@
 //! The operator's port: liveness, readiness, metrics and the configuration in force. Never on a traffic port.
+//!
+//! It answers GET only and changes nothing. Private keys cannot appear: the model does not serialise them.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State as Shared},
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    model::{Address, Backend, BackendId},
+    routing::{Live, Pool},
+    telemetry::metrics::Metrics,
+};
+
+/// What `/metrics` is written in.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the admin port tells of.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The configuration in force.
+    pub live: Live,
+    /// Everything counted.
+    pub metrics: Arc<Metrics>,
+    /// The data plane runs.
+    pub serving: Arc<AtomicBool>,
+    /// Shutdown has begun.
+    pub stopping: CancellationToken,
+}
+
+/// The admin port cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; choose another address with --admin")]
+pub struct BindError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// Listens on `address`; returns the address with the port that was given for port 0.
+///
+/// # Errors
+/// When the address is in use or not ours.
+pub fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    bind().map_err(|source| BindError { address, source })
+}
+
+/// Serves the admin port until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: tokio::net::TcpListener, state: State, stop: CancellationToken) -> io::Result<()> {
+    axum::serve(listener, router(state)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+fn router(state: State) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/debug/snapshot", get(snapshot))
+        .route("/debug/backends", get(backends))
+        .with_state(state)
+}
+
+#[derive(Deserialize)]
+struct Verbose {
+    verbose: Option<String>,
+}
+
+/// 200 while traffic should come here: a configuration is in force and the process is not stopping.
+async fn readyz(Shared(state): Shared<State>, Query(query): Query<Verbose>) -> Response {
+    let checks = [
+        ("configuration", state.live.is_published(), "no configuration is in force yet"),
+        ("serving", state.serving.load(Ordering::Acquire), "the data plane has not started"),
+        ("shutdown", !state.stopping.is_cancelled(), "the process is stopping"),
+    ];
+    let failed = checks.iter().find(|(_, good, _)| !good);
+    let status = if failed.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = match failed {
+        _ if query.verbose.is_some() => {
+            let line = |(name, good, reason): &(&str, bool, &str)| {
+                if *good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: {reason}\n") }
+            };
+            checks.iter().map(line).collect()
+        }
+        Some((_, _, reason)) => format!("{reason}\n"),
+        None => "ok\n".to_owned(),
+    };
+    (status, body).into_response()
+}
+
+async fn metrics(Shared(state): Shared<State>) -> Response {
+    match state.metrics.encode() {
+        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// The model in force and the problems found on the way to it.
+async fn snapshot(Shared(state): Shared<State>) -> Response {
+    Json(&*state.live.load().compiled).into_response()
+}
+
+/// A backend and what is known of its endpoints now.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BackendView<'a> {
+    id: &'a BackendId,
+    in_flight: u32,
+    endpoints: Vec<EndpointView<'a>>,
+    settings: &'a Backend,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EndpointView<'a> {
+    address: &'a Address,
+    in_flight: u32,
+}
+
+impl<'a> BackendView<'a> {
+    fn of(id: &'a BackendId, pool: &'a Pool) -> Self {
+        let endpoints = pool.endpoints().iter();
+        let endpoints = endpoints.map(|state| EndpointView { address: &state.address, in_flight: state.in_flight() });
+        Self { id, in_flight: pool.in_flight(), endpoints: endpoints.collect(), settings: &pool.backend }
+    }
+}
+
+async fn backends(Shared(state): Shared<State>) -> Response {
+    let snapshot = state.live.load();
+    let views: Vec<_> = snapshot.pools().iter().map(|(id, pool)| BackendView::of(id, pool)).collect();
+    Json(views).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_first_configuration_and_the_stop() {
+        let metrics = Arc::new(Metrics::new(1));
+        let live = Live::new(Arc::clone(&metrics));
+        let (serving, stopping) = (Arc::<AtomicBool>::default(), CancellationToken::new());
+        let state = State { live: live.clone(), metrics, serving: serving.clone(), stopping: stopping.clone() };
+        let (listener, address) = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, state, stop.clone()));
+
+        assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        let unready = ask(address, "/readyz").await;
+        assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("no configuration"), "{unready}");
+        live.publish(Arc::default());
+        serving.store(true, Ordering::Release);
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "/debug/snapshot").await.contains("\"problems\":[]"));
+        assert!(ask(address, "/debug/backends").await.ends_with("[]"));
+        let metrics = ask(address, "/metrics").await;
+        assert!(metrics.contains(OPEN_METRICS) && metrics.ends_with("# EOF\n"), "{metrics}");
+        stopping.cancel();
+        let stopped = ask(address, "/readyz?verbose").await;
+        assert!(stopped.starts_with("HTTP/1.1 503") && stopped.contains("[-]shutdown failed"), "{stopped}");
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_with_the_flag_to_change() {
+        let (_held, address) = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let error = bind(address).unwrap_err();
+        assert!(error.to_string().contains("--admin"), "{error}");
+    }
+}

@@ -1,1 +1,241 @@
 //! Wires the tasks of `serve`; owns the order of start and shutdown.
+//!
+//! Start: log, ports (so that a clash is told at once), sources, first configuration, data plane, ready. Shutdown: not
+//! ready, accept for a while, drain, end. Tasks live in one set; the first that ends too early ends the process.
+
+mod publish;
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{oneshot, watch},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    admin,
+    proxy::{Proxy, Running},
+    routing::Live,
+    settings::{Drain, Settings, Sources},
+    sources,
+    telemetry::{access_log::AccessLog, logging, metrics::Metrics},
+};
+
+/// Threads of the control half. Traffic has threads of its own.
+const CONTROL_THREADS: usize = 2;
+
+/// How long the last lines of the access log may take when the process ends.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// When something that the user can mend keeps it from starting: a port in use, a source that cannot be read.
+pub fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    logging::init(settings.log.format, &settings.log.level)?;
+    let metrics = Arc::new(Metrics::new(settings.proxy.threads.get()));
+    let proxy = Proxy::bind(&settings.proxy)?;
+    let (admin, admin_address) = admin::bind(settings.admin)?;
+    for (listener, address) in proxy.addresses().into_iter().chain([("admin", admin_address)]) {
+        info!(listener, %address, "bound");
+    }
+    let access_log =
+        AccessLog::start(settings.access_log, Arc::clone(&metrics.process)).context("cannot start the access log")?;
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control threads")?;
+    let app = App {
+        live: Live::new(Arc::clone(&metrics)),
+        metrics,
+        access_log: access_log.clone(),
+        serving: Arc::default(),
+        stopping: CancellationToken::new(),
+        stop: CancellationToken::new(),
+        tasks: JoinSet::new(),
+    };
+    let outcome = control.block_on(app.serve(settings, proxy, admin));
+    access_log.finish(LAST_LINES);
+    control.shutdown_background();
+    outcome
+}
+
+/// What the tasks share.
+struct App {
+    live: Live,
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+    /// The data plane runs.
+    serving: Arc<AtomicBool>,
+    /// Shutdown has begun.
+    stopping: CancellationToken,
+    /// Tasks of the control half end.
+    stop: CancellationToken,
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+impl App {
+    async fn serve(
+        mut self,
+        settings: Settings,
+        proxy: Proxy,
+        admin: std::net::TcpListener,
+    ) -> anyhow::Result<ExitCode> {
+        let mut signals = Signals::listen()?;
+        self.spawn_admin(admin)?;
+        let updates = self.spawn_sources(settings.sources).await?;
+        let (first, published) = oneshot::channel();
+        let publish = publish::run(updates, self.live.clone(), Arc::clone(&self.metrics), first);
+        self.spawn("publisher", until_end(publish));
+        tokio::select! {
+            Ok(()) = published => {}
+            Some(ended) = self.tasks.join_next() => return Err(too_early(ended)),
+            signal = signals.next() => {
+                info!(signal, "stopped before the first configuration");
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        let running = proxy
+            .start(self.live.clone(), Arc::clone(&self.metrics), self.access_log.clone())
+            .context("cannot start the data plane")?;
+        self.serving.store(true, Ordering::Release);
+        info!("ready");
+        let failed = tokio::select! {
+            signal = signals.next() => {
+                info!(signal, delay = ?settings.drain.delay, timeout = ?settings.drain.timeout, "stopping");
+                false
+            }
+            Some(ended) = self.tasks.join_next() => {
+                error!(error = format!("{:#}", too_early(ended)), "stopping");
+                true
+            }
+        };
+        self.stopping.cancel();
+        tokio::select! {
+            () = drain(running, settings.drain) => {}
+            signal = signals.next() => {
+                warn!(signal, "ending at once, without waiting for requests in flight");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        self.stop.cancel();
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+
+    fn spawn_admin(&mut self, listener: std::net::TcpListener) -> anyhow::Result<()> {
+        let state = admin::State {
+            live: self.live.clone(),
+            metrics: Arc::clone(&self.metrics),
+            serving: Arc::clone(&self.serving),
+            stopping: self.stopping.clone(),
+        };
+        let listener = tokio::net::TcpListener::from_std(listener).context("cannot serve the admin port")?;
+        let stop = self.stop.clone();
+        self.spawn("admin port", async { Ok(admin::serve(listener, state, stop).await?) });
+        Ok(())
+    }
+
+    /// Starts every source and their merge; what is merged comes out.
+    async fn spawn_sources(&mut self, settings: Sources) -> anyhow::Result<sources::Updates> {
+        let mut inputs = Vec::new();
+        if !settings.backends.is_empty() {
+            let compiled = sources::flags::compile(&settings.backends);
+            let (sender, updates) = watch::channel(Some(Arc::new(compiled)));
+            inputs.push(updates);
+            // Flags do not change: the sender only has to stay.
+            let stop = self.stop.clone();
+            self.spawn("flags", async move {
+                stop.cancelled().await;
+                drop(sender);
+                Ok(())
+            });
+        }
+        #[cfg(feature = "kubernetes")]
+        self.spawn_kubernetes(settings, &mut inputs).await?;
+        let (sender, updates) = watch::channel(None);
+        self.spawn("merge of sources", until_end(sources::merged(inputs, sender)));
+        Ok(updates)
+    }
+
+    #[cfg(feature = "kubernetes")]
+    async fn spawn_kubernetes(&mut self, settings: Sources, inputs: &mut Vec<sources::Updates>) -> anyhow::Result<()> {
+        if !settings.manifests.is_empty() {
+            let (sender, updates) = watch::channel(None);
+            inputs.push(updates);
+            let run = sources::file::run(settings.manifests, settings.compile, sender, self.stop.clone());
+            self.spawn("manifest files", until_end(run));
+        }
+        if let Some(cluster) = settings.cluster {
+            let client = kube::Client::try_default()
+                .await
+                .context("no Kubernetes configuration: run in a cluster, or set KUBECONFIG")?;
+            let (sender, updates) = watch::channel(None);
+            inputs.push(updates);
+            let run = sources::kubernetes::run::run(client, cluster, sender, self.stop.clone());
+            self.spawn("Kubernetes API", async { Ok(run.await?) });
+        }
+        Ok(())
+    }
+}
+
+/// Keeps accepting for the delay, then ends what is in flight.
+async fn drain(running: Running, drain: Drain) {
+    tokio::time::sleep(drain.delay).await;
+    info!("draining");
+    match running.drain(drain.timeout).await {
+        0 => info!("drained"),
+        cut => warn!(cut, "drain timeout: requests were cut"),
+    }
+}
+
+/// A task that cannot fail, as one that could.
+async fn until_end(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
+}
+
+/// Why a task that should run until the end did not.
+fn too_early(ended: Result<(&'static str, anyhow::Result<()>), JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((_, Err(error))) => error,
+        Ok((name, Ok(()))) => anyhow!("the {name} ended by itself"),
+        Err(error) => error.into(),
+    }
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,1 +1,60 @@
 //! Settings of the whole process, composed of each layer's own.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{
+    proxy,
+    sources::flags::BackendUrl,
+    telemetry::{access_log, logging},
+};
+
+/// Everything `serve` is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the configuration comes from.
+    pub sources: Sources,
+    /// The data plane.
+    pub proxy: proxy::Settings,
+    /// Address of the admin port.
+    pub admin: SocketAddr,
+    /// How the process ends.
+    pub drain: Drain,
+    /// The process log.
+    pub log: Log,
+    /// The access log.
+    pub access_log: access_log::Format,
+}
+
+/// Where the configuration comes from; at least one is given.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// URLs that take every request.
+    pub backends: Vec<BackendUrl>,
+    /// Manifest files and folders.
+    #[cfg(feature = "kubernetes")]
+    pub manifests: Vec<std::path::PathBuf>,
+    /// How manifest files are compiled.
+    #[cfg(feature = "kubernetes")]
+    pub compile: crate::sources::kubernetes::compile::Settings,
+    /// The Kubernetes API; None when it is not watched.
+    #[cfg(feature = "kubernetes")]
+    pub cluster: Option<crate::sources::kubernetes::run::Settings>,
+}
+
+/// How the process ends after SIGTERM.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// Connections are accepted for this long, while readiness is already false.
+    pub delay: Duration,
+    /// Then what is in flight may take this long.
+    pub timeout: Duration,
+}
+
+/// The process log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// How lines are written.
+    pub format: logging::Format,
+    /// A level, or a list of `target=level`.
+    pub level: String,
+}

@@ -3,9 +3,13 @@
 //! A strategy neither owns endpoints nor counts requests; `routing` does. It returns an index and never one that is
 //! closed.
 
+mod retry_budget;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
+
+pub use retry_budget::RetryBudget;
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -132,8 +136,8 @@ mod tests {
         less.0[2].0 = false;
         let mut on_each = [0; 5];
         for key in 0..1000_u32 {
-            let before = rendezvous(&all, &key.to_be_bytes(), |i| i.to_be_bytes()).unwrap();
-            let after = rendezvous(&less, &key.to_be_bytes(), |i| i.to_be_bytes()).unwrap();
+            let before = rendezvous(&all, &key.to_be_bytes(), usize::to_be_bytes).unwrap();
+            let after = rendezvous(&less, &key.to_be_bytes(), usize::to_be_bytes).unwrap();
             on_each[before] += 1;
             assert!(before == 2 || before == after, "key {key} moved from {before} to {after}");
         }

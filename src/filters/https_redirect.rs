@@ -22,15 +22,9 @@ impl HttpsRedirect {
         if head.secure || head.path.starts_with(ACME_CHALLENGE) {
             return None;
         }
-        let mut location = format!("https://{}", head.host);
-        if let Some(port) = self.port {
-            location.push_str(&format!(":{port}"));
-        }
-        location.push_str(head.path);
-        if let Some(query) = head.query {
-            location.push('?');
-            location.push_str(query);
-        }
+        let port = self.port.map_or(String::new(), |port| format!(":{port}"));
+        let query = head.query.map_or(String::new(), |query| format!("?{query}"));
+        let location = format!("https://{}{port}{}{query}", head.host, head.path);
         Some(Redirect { status: 308, location })
     }
 }

@@ -1,12 +1,16 @@
 //! A backend is one port of one Service, with the addresses that serve it now.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::{Serialize, Serializer};
 
 use super::Policy;
 
-/// Names a backend: a Service and one of its ports.
+/// Names a backend: a Service, one of its ports, and what a route asks of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackendId {
     /// Namespace of the Service.
@@ -15,11 +19,48 @@ pub struct BackendId {
     pub service: Arc<str>,
     /// Number of the Service port; zero when the backend is no Service.
     pub port: u16,
+    /// What a route asks for in place of what the Service says.
+    pub variant: Variant,
+}
+
+/// What a route asks for in place of what its Service says. Routes that ask for different things of one Service port use
+/// different backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Variant {
+    /// Protocol; None for the Service's own.
+    pub protocol: Option<Protocol>,
+    /// Which addresses are used.
+    pub target: BackendTarget,
+}
+
+/// Which addresses of a Service are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BackendTarget {
+    /// Those of its endpoints.
+    #[default]
+    Endpoints,
+    /// Its cluster IP, which leaves the choice of an endpoint to the cluster's network.
+    ClusterIp,
+}
+
+impl BackendId {
+    /// The port of a Service as the Service describes it.
+    pub fn new(namespace: impl Into<Arc<str>>, service: impl Into<Arc<str>>, port: u16) -> Self {
+        Self { namespace: namespace.into(), service: service.into(), port, variant: Variant::default() }
+    }
 }
 
 impl fmt::Display for BackendId {
+    /// `namespace/service:port`, then `+` and each thing that is asked for: `shop/cart:80+Https+ClusterIp`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.namespace, self.service, self.port)
+        write!(f, "{}/{}:{}", self.namespace, self.service, self.port)?;
+        if let Some(protocol) = self.variant.protocol {
+            write!(f, "+{protocol:?}")?;
+        }
+        match self.variant.target {
+            BackendTarget::Endpoints => Ok(()),
+            BackendTarget::ClusterIp => f.write_str("+ClusterIp"),
+        }
     }
 }
 
@@ -103,5 +144,72 @@ impl fmt::Display for Address {
 impl Serialize for Address {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+/// How far an IP address reaches, as far as it matters to whether traffic may be sent there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// An ordinary address.
+    Ordinary,
+    /// This host itself.
+    Loopback,
+    /// Link-local, unspecified or multicast: never an endpoint.
+    Forbidden,
+}
+
+impl Scope {
+    /// The scope of an address; an IPv4 address mapped into IPv6 counts as the IPv4 address that it is.
+    pub fn of(address: IpAddr) -> Self {
+        let (loopback, forbidden) = match address.to_canonical() {
+            IpAddr::V4(ip) => {
+                (ip.is_loopback(), ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast())
+            }
+            IpAddr::V6(ip) => {
+                (ip.is_loopback(), ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast())
+            }
+        };
+        match (loopback, forbidden) {
+            (true, _) => Self::Loopback,
+            (false, true) => Self::Forbidden,
+            (false, false) => Self::Ordinary,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_are_no_endpoint_are_told_apart() {
+        let cases = [
+            ("10.0.0.1", Scope::Ordinary),
+            ("127.0.0.1", Scope::Loopback),
+            ("127.8.9.1", Scope::Loopback),
+            ("169.254.169.254", Scope::Forbidden),
+            ("0.0.0.0", Scope::Forbidden),
+            ("224.0.0.1", Scope::Forbidden),
+            ("255.255.255.255", Scope::Forbidden),
+            ("fd00::1", Scope::Ordinary),
+            ("::1", Scope::Loopback),
+            ("::", Scope::Forbidden),
+            ("fe80::1", Scope::Forbidden),
+            ("ff02::1", Scope::Forbidden),
+            ("::ffff:127.0.0.1", Scope::Loopback),
+            ("::ffff:169.254.169.254", Scope::Forbidden),
+            ("::ffff:10.0.0.1", Scope::Ordinary),
+        ];
+        for (address, scope) in cases {
+            assert_eq!(Scope::of(address.parse().unwrap()), scope, "{address}");
+        }
+    }
+
+    #[test]
+    fn an_id_names_what_is_asked_for() {
+        let mut id = BackendId::new("shop", "cart", 80);
+        assert_eq!(id.to_string(), "shop/cart:80");
+        id.variant = Variant { protocol: Some(Protocol::Https), target: BackendTarget::ClusterIp };
+        assert_eq!(id.to_string(), "shop/cart:80+Https+ClusterIp");
     }
 }

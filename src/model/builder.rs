@@ -81,7 +81,7 @@ impl Builder {
     /// The first certificate of a host wins; another one is a conflict.
     pub fn tls(&mut self, origin: &Origin, field: &str, host: HostPattern, certificate: Option<Arc<Certificate>>) {
         let Some(certificate) = certificate else {
-            self.model.certificates.entry(host).or_default();
+            self.host_with_tls(host);
             return;
         };
         match self.model.certificates.entry(host).or_default() {
@@ -93,6 +93,11 @@ impl Builder {
                 self.problems.push(Problem { origin: origin.clone(), field: field.to_owned(), kind });
             }
         }
+    }
+
+    /// Marks a host as served over TLS with the default certificate, unless it has one of its own.
+    pub fn host_with_tls(&mut self, host: HostPattern) {
+        self.model.certificates.entry(host).or_default();
     }
 
     /// Sets the certificate for hosts without one of their own.

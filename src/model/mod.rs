@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
-pub use backend::{Address, Backend, BackendId, Endpoint, Protocol};
+pub use backend::{Address, Backend, BackendId, BackendTarget, Endpoint, Protocol, Scope, Variant};
 pub use builder::Builder;
 pub use certificate::Certificate;
 pub use origin::Origin;

@@ -44,6 +44,9 @@ pub enum ProblemKind {
     /// A Service, Secret, `ConfigMap` or class that does not exist.
     #[error("{0} not found")]
     NotFound(Origin),
+    /// A Secret that does not exist, or is of a type that is never read.
+    #[error("{0} not found among the Secrets of type kubernetes.io/tls, which are the only ones read")]
+    SecretNotFound(Origin),
     /// The Service exists but has no such port.
     #[error("{service} has no port {port}; it has {existing}")]
     PortNotFound {
@@ -72,12 +75,23 @@ pub enum ProblemKind {
         /// Names in the certificate.
         names: String,
     },
+    /// The certificate is past its validity. It is served all the same.
+    #[error("the certificate of {secret} expired at {not_after}")]
+    CertificateExpired {
+        /// The Secret.
+        secret: Origin,
+        /// End of its validity.
+        not_after: String,
+    },
     /// An endpoint address that must never be reached from a cluster source (CVE-2021-25740).
     #[error("endpoint address {0} is loopback, link-local, unspecified or multicast and is never used")]
     ForbiddenAddress(IpAddr),
     /// A Service of type `ExternalName` while the setting that allows it is off.
     #[error("{0} is of type ExternalName, which is off: start with --allow-external-name to permit it")]
     ExternalNameOff(Origin),
+    /// A field that the kind does not have; it has no effect. An API server drops such fields by itself.
+    #[error("unknown field: it has no effect")]
+    UnknownField,
     /// An annotation nobody here knows; it has no effect.
     #[error("unknown annotation: it has no effect")]
     UnknownAnnotation,
@@ -111,12 +125,14 @@ impl ProblemKind {
             Self::Malformed(_) => "Malformed",
             Self::InvalidValue { .. } => "InvalidValue",
             Self::Conflict { .. } => "Conflict",
-            Self::NotFound(_) => "NotFound",
+            Self::NotFound(_) | Self::SecretNotFound(_) => "NotFound",
             Self::PortNotFound { .. } => "PortNotFound",
             Self::InvalidCertificate { .. } => "InvalidCertificate",
             Self::CertificateMismatch { .. } => "CertificateMismatch",
+            Self::CertificateExpired { .. } => "CertificateExpired",
             Self::ForbiddenAddress(_) => "ForbiddenAddress",
             Self::ExternalNameOff(_) => "ExternalNameOff",
+            Self::UnknownField => "UnknownField",
             Self::UnknownAnnotation => "UnknownAnnotation",
             Self::IgnoredAnnotation => "IgnoredAnnotation",
             Self::Unprotected => "Unprotected",
@@ -127,7 +143,11 @@ impl ProblemKind {
     /// Whether something is lost, or only without effect.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::UnknownAnnotation | Self::IgnoredAnnotation | Self::CertificateMismatch { .. } => Severity::Warning,
+            Self::UnknownField
+            | Self::UnknownAnnotation
+            | Self::IgnoredAnnotation
+            | Self::CertificateMismatch { .. }
+            | Self::CertificateExpired { .. } => Severity::Warning,
             _ => Severity::Error,
         }
     }

@@ -3,6 +3,25 @@
 //! Each thread runs a single-threaded runtime, serves the connections it accepted and keeps its own connections to
 //! endpoints: no lock and no wake-up of another thread on the way of a request. It knows nothing of Kubernetes.
 
+mod answer;
+mod attempt;
+mod body;
+mod clock;
+mod connection;
+mod drain;
+mod error;
+mod exchange;
+mod headers;
+mod io;
+mod listener;
+mod record;
 mod settings;
+mod tls;
+mod transport;
+mod upgrade;
+mod upstream;
+mod worker;
 
+pub use error::Error;
+pub use listener::{BindError, Proxy, Running};
 pub use settings::{Settings, Timeouts};

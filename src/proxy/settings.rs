@@ -48,6 +48,8 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// Connection to an endpoint without a request.
     pub upstream_keep_alive: Duration,
+    /// Upgraded connection, such as a WebSocket, on which nothing moves.
+    pub tunnel: Duration,
 }
 
 impl Default for Settings {
@@ -73,9 +75,10 @@ impl Default for Timeouts {
             request_head: Duration::from_secs(10),
             handshake: Duration::from_secs(10),
             keep_alive: Duration::from_secs(75),
-            idle: Duration::from_secs(60),
-            response_head: Duration::from_secs(60),
-            upstream_keep_alive: Duration::from_secs(60),
+            idle: Duration::from_mins(1),
+            response_head: Duration::from_mins(1),
+            upstream_keep_alive: Duration::from_mins(1),
+            tunnel: Duration::from_hours(1),
         }
     }
 }

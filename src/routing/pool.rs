@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    balance::{self, Candidates},
+    balance::{self, Candidates, RetryBudget},
     model::{Address, Backend},
 };
 
@@ -37,6 +37,7 @@ pub struct EndpointState {
 struct BackendState {
     in_flight: AtomicU32,
     turn: AtomicUsize,
+    retries: RetryBudget,
 }
 
 impl EndpointState {
@@ -80,13 +81,23 @@ impl Pool {
     }
 
     /// Admits one more request, or None when the backend has as many as its policy allows.
-    pub fn admit(&self) -> Option<Permit> {
+    ///
+    /// `second` is a monotonic clock in whole seconds, for the retry budget.
+    pub fn admit(&self, second: u64) -> Option<Permit> {
         let permit = Permit(Arc::clone(&self.state)); // counted before the check, so its drop takes it back
         let before = self.state.in_flight.fetch_add(1, Ordering::Relaxed);
         match self.backend.policy.max_concurrent_requests {
             Some(limit) if before >= limit.get() => None,
-            _ => Some(permit),
+            _ => {
+                self.state.retries.request(second);
+                Some(permit)
+            }
         }
+    }
+
+    /// Takes a retry out of the backend's budget; false when it is spent.
+    pub fn may_retry(&self, second: u64) -> bool {
+        self.state.retries.retry(second)
     }
 
     /// Picks an endpoint for a request of `client`, none of those in `tried` while there is another.
@@ -167,7 +178,7 @@ mod tests {
     fn backend(ports: &[u16], limit: Option<u32>, client_ip_affinity: bool) -> Arc<Backend> {
         let address = |port: &u16| Address::Socket((Ipv4Addr::LOCALHOST, *port).into());
         Arc::new(Backend {
-            id: BackendId { namespace: "shop".into(), service: "cart".into(), port: 80 },
+            id: BackendId::new("shop", "cart", 80),
             protocol: Protocol::Http1,
             endpoints: ports.iter().map(|port| Endpoint { address: address(port) }).collect(),
             client_ip_affinity,
@@ -178,11 +189,11 @@ mod tests {
     #[test]
     fn leases_and_permits_count_until_dropped() {
         let pool = Pool::build(backend(&[1], Some(2), false), None);
-        let (one, two) = (pool.admit(), pool.admit());
-        assert!(one.is_some() && two.is_some() && pool.admit().is_none());
+        let (one, two) = (pool.admit(0), pool.admit(0));
+        assert!(one.is_some() && two.is_some() && pool.admit(0).is_none());
         assert_eq!(pool.in_flight(), 2, "a refused request does not count");
         drop(one);
-        assert!(pool.admit().is_some());
+        assert!(pool.admit(0).is_some());
         let lease = pool.pick(CLIENT, &[]).unwrap();
         assert_eq!(lease.endpoint().in_flight(), 1);
         drop(lease);
@@ -193,7 +204,7 @@ mod tests {
     fn a_new_pool_keeps_the_state_of_the_same_addresses() {
         let old = Pool::build(backend(&[1, 2], None, false), None);
         let lease = old.pick(CLIENT, &[old.endpoints()[0].id]).unwrap();
-        let permit = old.admit();
+        let permit = old.admit(0);
         let new = Pool::build(backend(&[2, 3], None, false), Some(&old));
         assert_eq!(new.endpoints()[0].id, lease.endpoint().id);
         assert_eq!((new.endpoints()[0].in_flight(), new.endpoints()[1].in_flight(), new.in_flight()), (1, 0, 1));

@@ -75,7 +75,7 @@ impl Snapshot {
             hosts.set_default(entry(default));
         }
         let certificates = Certificates::build(model);
-        Self { hosts, certificates, pools, compiled }
+        Self { compiled, hosts, certificates, pools }
     }
 
     /// Pools by backend.

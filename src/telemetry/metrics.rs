@@ -270,7 +270,7 @@ mod tests {
             format!(r#"pierhead_requests_total{prefix},status="5xx"}} 1"#),
             format!(r#"pierhead_request_duration_seconds_bucket{{le="0.001",{}}} 1"#, &prefix[1..]),
             format!(r#"pierhead_request_duration_seconds_bucket{{le="+Inf",{}}} 2"#, &prefix[1..]),
-            format!(r#"pierhead_request_duration_seconds_count{prefix}}} 2"#),
+            format!("pierhead_request_duration_seconds_count{prefix}}} 2"),
         ] {
             assert!(text.contains(&line), "{line} in:\n{text}");
         }

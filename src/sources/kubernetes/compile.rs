@@ -1,6 +1,9 @@
 //! [`Cluster`](super::Cluster) to [`Compiled`](crate::model::Compiled): pure, total, deterministic.
 
-use super::ObjectKey;
+use std::sync::Arc;
+
+use super::{Certificates, Cluster, ObjectKey, class::is_ours, ingress, policies::Policies, services::Backends};
+use crate::model::{Builder, Compiled, Origin, Problem};
 
 /// What compilation is told besides the objects.
 #[derive(Clone, Debug)]
@@ -38,7 +41,37 @@ impl Default for Settings {
     }
 }
 
-/// Compiles (stand-in).
-pub fn compile(cluster: &super::Cluster, _: &super::secrets::Certificates, _: &Settings) -> crate::model::Compiled {
-    crate::model::Compiled { problems: cluster.malformed.clone(), ..Default::default() }
+/// Compiles a cluster into what is wanted and what was wrong.
+///
+/// Pure, total and deterministic: an object that is wrong loses the part that is wrong and nothing else, and equal
+/// inputs give equal outputs.
+pub fn compile(cluster: &Cluster, certificates: &Certificates, settings: &Settings) -> Compiled {
+    let mut builder = Builder::new();
+    for problem in &cluster.malformed {
+        builder.problem(problem.clone());
+    }
+    let policies = Policies::read(cluster, &mut builder);
+    let backends = Backends { cluster, settings, policies };
+    for object in cluster.ingresses.iter().filter(|ingress| is_ours(ingress, cluster, settings)) {
+        ingress::compile(&mut builder, object, &backends, certificates);
+    }
+    if let Some(key) = &settings.default_certificate {
+        default_certificate(&mut builder, key, certificates);
+    }
+    let (model, problems) = builder.finish();
+    Compiled { model, problems }
+}
+
+fn default_certificate(builder: &mut Builder, key: &ObjectKey, certificates: &Certificates) {
+    let (certificate, kinds) = certificates.judge(key);
+    for kind in kinds {
+        builder.problem(Problem {
+            origin: Origin::new("Flag", "", "--default-certificate"),
+            field: String::new(),
+            kind,
+        });
+    }
+    if let Some(certificate) = certificate {
+        builder.default_certificate(Arc::clone(certificate));
+    }
 }

@@ -1,14 +1,138 @@
-//! Certificates of Secrets (stand-in).
+//! TLS Secrets: certificates with their keys, kept between compilations.
 
-use super::Cluster;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-/// Certificates, with the last good one of each Secret.
-#[derive(Debug, Default)]
+use k8s_openapi::{ByteString, api::core::v1::Secret};
+use kube::ResourceExt;
+use rustls::{
+    crypto::aws_lc_rs::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+use x509_parser::{extensions::GeneralName, prelude::FromDer};
+
+use super::{Cluster, ObjectKey};
+use crate::model::{Certificate, Origin, ProblemKind};
+
+/// The only type of Secret that is read.
+const TLS_TYPE: &str = "kubernetes.io/tls";
+
+/// Certificates by the Secret they come from.
+///
+/// State between compilations: a Secret is parsed again only when its content changes, and one that becomes broken keeps
+/// its last good certificate until it is deleted.
+#[derive(Clone, Debug, Default)]
 pub struct Certificates {
-    _good: (),
+    entries: BTreeMap<ObjectKey, Entry>,
+    /// Seconds since 1970-01-01T00:00:00Z at the last update.
+    now: i64,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    secret: Arc<Secret>,
+    good: Option<Arc<Certificate>>,
+    error: Option<String>,
 }
 
 impl Certificates {
-    /// Reads the Secrets of the cluster.
-    pub fn update(&mut self, _cluster: &Cluster) {}
+    /// Knows no Secret yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in the Secrets as they are now.
+    pub fn update(&mut self, cluster: &Cluster) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.entries.retain(|key, _| cluster.secrets.contains_key(key));
+        for (key, secret) in &cluster.secrets {
+            let held = self.entries.get(key);
+            if held.is_some_and(|entry| same_content(&entry.secret, secret)) {
+                continue;
+            }
+            let (good, error) = match read(secret) {
+                Ok(certificate) => (Some(Arc::new(certificate)), None),
+                Err(error) => (held.and_then(|entry| entry.good.clone()), Some(error)),
+            };
+            self.entries.insert(key.clone(), Entry { secret: Arc::clone(secret), good, error });
+        }
+    }
+
+    /// The certificate to serve for a Secret (its own, or the last good one), and what is wrong with it.
+    pub(super) fn judge(&self, key: &ObjectKey) -> (Option<&Arc<Certificate>>, Vec<ProblemKind>) {
+        let secret = Origin::new("Secret", key.0.as_str(), key.1.as_str());
+        let Some(entry) = self.entries.get(key) else {
+            return (None, vec![ProblemKind::SecretNotFound(secret)]);
+        };
+        let mut kinds = Vec::new();
+        if let Some(error) = &entry.error {
+            kinds.push(ProblemKind::InvalidCertificate { secret: secret.clone(), error: error.clone() });
+        }
+        if let Some(certificate) = entry.good.as_ref().filter(|certificate| certificate.not_after < self.now) {
+            let not_after = k8s_openapi::jiff::Timestamp::from_second(certificate.not_after)
+                .map_or_else(|_| certificate.not_after.to_string(), |time| time.to_string());
+            kinds.push(ProblemKind::CertificateExpired { secret, not_after });
+        }
+        (entry.good.as_ref(), kinds)
+    }
+}
+
+fn same_content(a: &Arc<Secret>, b: &Arc<Secret>) -> bool {
+    Arc::ptr_eq(a, b) || (a.data == b.data && a.type_ == b.type_)
+}
+
+/// Reads chain and key, or says what is wrong with them. Nothing of the key is ever part of the message.
+fn read(secret: &Secret) -> Result<Certificate, String> {
+    if secret.type_.as_deref() != Some(TLS_TYPE) {
+        let found = secret.type_.as_deref().unwrap_or("none");
+        return Err(format!("its type is {found:?}, and only {TLS_TYPE} is read"));
+    }
+    let part = |name: &str| match secret.data.as_ref().and_then(|data| data.get(name)) {
+        Some(ByteString(bytes)) if !bytes.is_empty() => Ok(bytes.as_slice()),
+        _ => Err(format!("it has no {name}")),
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(part("tls.crt")?)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("tls.crt is not PEM: {error}"))?;
+    let Some(leaf) = chain.first() else { return Err("tls.crt holds no certificate".to_owned()) };
+    let (names, not_after) = describe(leaf)?;
+    let key = PrivateKeyDer::from_pem_slice(part("tls.key")?)
+        .map_err(|error| format!("tls.key holds no PEM private key: {error}"))?;
+    let key = any_supported_type(&key).map_err(|error| format!("tls.key is not usable: {error}"))?;
+    let key = CertifiedKey::new(chain, key);
+    key.keys_match().map_err(|error| format!("tls.key does not belong to tls.crt: {error}"))?;
+    let origin = Origin::new("Secret", secret.namespace().unwrap_or_default(), secret.name_any());
+    Ok(Certificate { origin, names, not_after, key: Arc::new(key) })
+}
+
+/// Names of the leaf and the end of its validity.
+fn describe(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+    let (_, leaf) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|error| format!("tls.crt is not an X.509 certificate: {error}"))?;
+    let alternative = leaf.subject_alternative_name().map_err(|error| format!("tls.crt: {error}"))?;
+    let mut names: Vec<String> = alternative
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            GeneralName::IPAddress(bytes) => ip_text(bytes),
+            _ => None,
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok((names, leaf.validity().not_after.timestamp()))
+}
+
+/// RFC 5280 §4.2.1.6: four octets are an IPv4 address, sixteen an IPv6 one.
+fn ip_text(bytes: &[u8]) -> Option<String> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(octets).to_string());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string())
 }

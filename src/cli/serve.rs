@@ -1,0 +1,297 @@
+//! `pierhead serve`: flags and environment to [`Settings`].
+
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU16, NonZeroUsize},
+    time::Duration,
+};
+
+#[cfg(feature = "kubernetes")]
+use anyhow::Context as _;
+use anyhow::bail;
+use clap::builder::BoolishValueParser;
+use ipnet::IpNet;
+
+use crate::{
+    proxy,
+    settings::{Drain, Log, Settings, Sources},
+    sources::flags::BackendUrl,
+    telemetry::{access_log, logging},
+};
+
+/// Flags of `serve`. Each can be given as an environment variable; lists are then separated by commas.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Send every request to these, in turn: http://host:port (repeatable).
+    #[arg(long, env = "PIERHEAD_BACKEND", value_name = "URL", value_delimiter = ',', help_heading = "Sources")]
+    backend: Vec<BackendUrl>,
+    #[cfg(feature = "kubernetes")]
+    #[command(flatten)]
+    cluster: super::serve_cluster::ClusterArgs,
+    #[command(flatten)]
+    listen: ListenArgs,
+    #[command(flatten)]
+    traffic: TrafficArgs,
+    #[command(flatten)]
+    timeouts: TimeoutArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Listeners")]
+struct ListenArgs {
+    /// Address for plain HTTP/1.1 and HTTP/2 with prior knowledge (repeatable).
+    #[arg(long, env = "PIERHEAD_HTTP", value_name = "ADDR", value_delimiter = ',', default_value = "0.0.0.0:8080")]
+    http: Vec<SocketAddr>,
+    /// Address for TLS (repeatable).
+    #[arg(long, env = "PIERHEAD_HTTPS", value_name = "ADDR", value_delimiter = ',', default_value = "0.0.0.0:8443")]
+    https: Vec<SocketAddr>,
+    /// Address for health, metrics and debugging; keep it off public networks.
+    #[arg(long, env = "PIERHEAD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    admin: SocketAddr,
+    /// Threads that serve traffic [default: one per CPU].
+    #[arg(long, env = "PIERHEAD_THREADS", value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Traffic")]
+struct TrafficArgs {
+    /// Peers whose X-Forwarded-* fields are believed (repeatable).
+    #[arg(long, env = "PIERHEAD_TRUSTED_CIDR", value_name = "CIDR", value_delimiter = ',')]
+    trusted_cidr: Vec<IpNet>,
+    /// Requests in flight over the whole process; more are answered 503 [default: no limit].
+    #[arg(long, env = "PIERHEAD_MAX_CONCURRENT_REQUESTS", value_name = "N")]
+    max_concurrent_requests: Option<NonZeroUsize>,
+    /// Largest request body; more is answered 413 [default: no limit].
+    #[arg(long, env = "PIERHEAD_MAX_BODY_SIZE", value_name = "BYTES")]
+    max_body_size: Option<u64>,
+    /// Redirect plain HTTP on hosts with TLS.
+    #[arg(long, env = "PIERHEAD_SSL_REDIRECT", value_name = "BOOL", default_value = "true",
+        action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    ssl_redirect: bool,
+    /// Port that redirects to HTTPS name [default: 443, left out].
+    #[arg(long, env = "PIERHEAD_HTTPS_REDIRECT_PORT", value_name = "PORT")]
+    https_redirect_port: Option<NonZeroU16>,
+    /// Send Strict-Transport-Security with this max-age on responses over TLS, such as 365d.
+    #[arg(long, env = "PIERHEAD_HSTS_MAX_AGE", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    hsts_max_age: Option<Duration>,
+    /// Send "Server: pierhead" when the backend names none.
+    #[arg(long, env = "PIERHEAD_SERVER_HEADER", value_name = "BOOL", default_value = "true",
+        action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    server_header: bool,
+    /// Add Via to requests and responses.
+    #[arg(long, env = "PIERHEAD_VIA", value_parser = BoolishValueParser::new())]
+    via: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits of time")]
+struct TimeoutArgs {
+    /// First byte to end of a request head.
+    #[arg(long, env = "PIERHEAD_REQUEST_HEAD_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive)]
+    request_head_timeout: Duration,
+    /// TLS handshake.
+    #[arg(long, env = "PIERHEAD_HANDSHAKE_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive)]
+    handshake_timeout: Duration,
+    /// Client connection without a request.
+    #[arg(long, env = "PIERHEAD_KEEP_ALIVE_TIMEOUT", value_name = "DURATION", default_value = "75s", value_parser = positive)]
+    keep_alive_timeout: Duration,
+    /// Between reads or writes of a body.
+    #[arg(long, env = "PIERHEAD_IDLE_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = positive)]
+    idle_timeout: Duration,
+    /// Request sent to head of the response.
+    #[arg(long, env = "PIERHEAD_RESPONSE_HEAD_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = positive)]
+    response_head_timeout: Duration,
+    /// Connection to an endpoint without a request.
+    #[arg(long, env = "PIERHEAD_UPSTREAM_KEEP_ALIVE_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = positive)]
+    upstream_keep_alive_timeout: Duration,
+    /// Upgraded connection, such as a WebSocket, on which nothing moves.
+    #[arg(long, env = "PIERHEAD_TUNNEL_TIMEOUT", value_name = "DURATION", default_value = "1h", value_parser = positive)]
+    tunnel_timeout: Duration,
+    /// How long to keep accepting after SIGTERM, while load balancers learn that we are not ready.
+    #[arg(long, env = "PIERHEAD_DRAIN_DELAY", value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
+    drain_delay: Duration,
+    /// How long requests in flight may take after that.
+    #[arg(long, env = "PIERHEAD_DRAIN_TIMEOUT", value_name = "DURATION", default_value = "240s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Logs")]
+struct LogArgs {
+    /// How log lines on standard error are written: text or json.
+    #[arg(long, env = "PIERHEAD_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    log_format: logging::Format,
+    /// error, warn, info, debug, trace, or a list such as info,pierhead=debug.
+    #[arg(long, env = "PIERHEAD_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    /// How requests are logged on standard output: off, text or json [default: as --log-format].
+    #[arg(long, env = "PIERHEAD_ACCESS_LOG", value_name = "FORMAT")]
+    access_log: Option<access_log::Format>,
+}
+
+impl Args {
+    /// The settings, or what the user has to change.
+    pub(super) fn settings(self) -> anyhow::Result<Settings> {
+        let sources = self.sources()?;
+        Ok(Settings {
+            sources,
+            admin: self.listen.admin,
+            drain: Drain { delay: self.timeouts.drain_delay, timeout: self.timeouts.drain_timeout },
+            log: self.log.log(),
+            access_log: self.log.access_log(),
+            proxy: proxy_settings(self.listen, self.traffic, &self.timeouts),
+        })
+    }
+
+    #[cfg(feature = "kubernetes")]
+    fn sources(&self) -> anyhow::Result<Sources> {
+        let redirect_port = self.traffic.https_redirect_port.map(NonZeroU16::get);
+        let compile = self.cluster.compile(self.traffic.ssl_redirect, redirect_port);
+        let manifests = self.cluster.manifests.clone();
+        for path in &manifests {
+            std::fs::metadata(path).with_context(|| format!("--manifests {}", path.display()))?;
+        }
+        let nothing_given = manifests.is_empty() && self.backend.is_empty();
+        let in_cluster = || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some_and(|host| !host.is_empty());
+        let kubernetes = self.cluster.kubernetes || nothing_given && in_cluster();
+        if nothing_given && !kubernetes {
+            bail!("nothing to serve: give --manifests PATH, --backend URL or --kubernetes");
+        }
+        let cluster = kubernetes.then(|| self.cluster.cluster(&compile));
+        Ok(Sources { backends: self.backend.clone(), manifests, compile, cluster })
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    fn sources(&self) -> anyhow::Result<Sources> {
+        if self.backend.is_empty() {
+            bail!("nothing to serve: give --backend URL");
+        }
+        Ok(Sources { backends: self.backend.clone() })
+    }
+}
+
+impl LogArgs {
+    fn log(&self) -> Log {
+        Log { format: self.log_format, level: self.log_level.clone() }
+    }
+
+    fn access_log(&self) -> access_log::Format {
+        self.access_log.unwrap_or(match self.log_format {
+            logging::Format::Text => access_log::Format::Text,
+            logging::Format::Json => access_log::Format::Json,
+        })
+    }
+}
+
+fn proxy_settings(listen: ListenArgs, traffic: TrafficArgs, timeouts: &TimeoutArgs) -> proxy::Settings {
+    proxy::Settings {
+        http: listen.http,
+        https: listen.https,
+        threads: listen.threads.unwrap_or_else(|| proxy::Settings::default().threads),
+        trusted_cidrs: traffic.trusted_cidr,
+        max_concurrent_requests: traffic.max_concurrent_requests,
+        max_body_bytes: traffic.max_body_size,
+        hsts: traffic.hsts_max_age,
+        server_header: traffic.server_header,
+        via: traffic.via,
+        timeouts: proxy::Timeouts {
+            request_head: timeouts.request_head_timeout,
+            handshake: timeouts.handshake_timeout,
+            keep_alive: timeouts.keep_alive_timeout,
+            idle: timeouts.idle_timeout,
+            response_head: timeouts.response_head_timeout,
+            upstream_keep_alive: timeouts.upstream_keep_alive_timeout,
+            tunnel: timeouts.tunnel_timeout,
+        },
+    }
+}
+
+/// Reads a duration that is not zero.
+fn positive(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("expected more than zero".to_owned()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}: expected a duration such as 5s, 250ms or 1m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn settings(flags: &[&str]) -> anyhow::Result<Settings> {
+        let flags = ["serve"].iter().chain(flags);
+        Command::try_parse_from(flags)?.args.settings()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_layers() {
+        let settings = settings(&["--backend", "http://127.0.0.1:1"]).unwrap();
+        assert_eq!(format!("{:?}", settings.proxy), format!("{:?}", proxy::Settings::default()));
+        assert_eq!(settings.drain.delay, Duration::from_secs(5));
+        assert_eq!(settings.drain.timeout, Duration::from_secs(240));
+        assert!(settings.admin.ip().is_loopback());
+    }
+
+    #[test]
+    fn flags_reach_their_layer() {
+        let all = settings(&[
+            "--backend=http://127.0.0.1:1",
+            "--http=127.0.0.1:0",
+            "--http=[::1]:0",
+            "--trusted-cidr=10.0.0.0/8",
+            "--max-body-size=10",
+            "--request-head-timeout=250ms",
+            "--hsts-max-age=365d",
+            "--server-header=false",
+            "--log-format=text",
+        ])
+        .unwrap();
+        assert_eq!(all.proxy.http.len(), 2);
+        assert_eq!(all.proxy.trusted_cidrs.len(), 1);
+        assert_eq!(all.proxy.max_body_bytes, Some(10));
+        assert_eq!(all.proxy.timeouts.request_head, Duration::from_millis(250));
+        assert_eq!(all.proxy.hsts, Some(Duration::from_secs(365 * 86_400)));
+        assert!(!all.proxy.server_header);
+        assert_eq!(all.access_log, access_log::Format::Text, "the access log follows the log");
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_told() {
+        for (flags, expected) in [
+            (vec!["--backend=http://127.0.0.1:1", "--idle-timeout=0s"], "more than zero"),
+            (vec!["--backend=http://127.0.0.1:1", "--idle-timeout=soon"], "such as 5s"),
+            (vec!["--backend=http://127.0.0.1:1", "--threads=0"], "--threads"),
+        ] {
+            let error = format!("{:#}", settings(&flags).unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[cfg(feature = "kubernetes")]
+    #[test]
+    fn cluster_flags_reach_their_layer() {
+        let all = settings(&["--kubernetes", "--publish-service=edge/pierhead", "--watch-namespace=a,b"]).unwrap();
+        let cluster = all.sources.cluster.unwrap();
+        assert_eq!(cluster.namespaces, ["a", "b"]);
+        assert!(!cluster.compile.allow_loopback_endpoints, "a cluster never reaches loopback");
+        for (flags, expected) in [
+            (["--kubernetes", "--publish-service=edge"], "NAMESPACE/NAME"),
+            (["--manifests=/nonexistent", "--via"], "/nonexistent"),
+        ] {
+            let error = format!("{:#}", settings(&flags).unwrap_err());
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Flags of `serve` that concern Kubernetes objects, from the API or from files.
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+
+use crate::sources::kubernetes::{ObjectKey, compile, run, status};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterArgs {
+    /// Watch the Kubernetes API [default: in a Pod, when no other source is given].
+    #[arg(long, env = "PIERHEAD_KUBERNETES", help_heading = "Sources", value_parser = BoolishValueParser::new())]
+    pub(super) kubernetes: bool,
+    /// Manifest file or folder of such, read again when it changes (repeatable).
+    #[arg(long, env = "PIERHEAD_MANIFESTS", value_name = "PATH", value_delimiter = ',', help_heading = "Sources")]
+    pub(super) manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    objects: ObjectArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Kubernetes")]
+struct ObjectArgs {
+    /// Serve only Ingresses of this class [default: every class of our controller].
+    #[arg(long, env = "PIERHEAD_INGRESS_CLASS", value_name = "NAME")]
+    ingress_class: Option<String>,
+    /// Controller that the classes which are ours name in spec.controller.
+    #[arg(
+        long,
+        env = "PIERHEAD_CONTROLLER_NAME",
+        value_name = "NAME",
+        default_value = "pierhead.dev/ingress-controller"
+    )]
+    controller_name: String,
+    /// Watch only this namespace (repeatable) [default: all].
+    #[arg(long, env = "PIERHEAD_WATCH_NAMESPACE", value_name = "NAMESPACE", value_delimiter = ',')]
+    watch_namespace: Vec<String>,
+    /// Watch only namespaces with these labels.
+    #[arg(
+        long,
+        env = "PIERHEAD_WATCH_NAMESPACE_SELECTOR",
+        value_name = "SELECTOR",
+        conflicts_with = "watch_namespace"
+    )]
+    watch_namespace_selector: Option<String>,
+    /// Publish the addresses of this Service in the status of Ingresses.
+    #[arg(
+        long,
+        env = "PIERHEAD_PUBLISH_SERVICE",
+        value_name = "NAMESPACE/NAME",
+        value_parser = object_key,
+        conflicts_with = "publish_address"
+    )]
+    publish_service: Option<ObjectKey>,
+    /// Publish this address or name in the status of Ingresses (repeatable).
+    #[arg(long, env = "PIERHEAD_PUBLISH_ADDRESS", value_name = "ADDRESS", value_delimiter = ',')]
+    publish_address: Vec<status::Address>,
+    /// Secret with the certificate of hosts without one of their own [default: self-signed].
+    #[arg(long, env = "PIERHEAD_DEFAULT_CERTIFICATE", value_name = "NAMESPACE/NAME", value_parser = object_key)]
+    default_certificate: Option<ObjectKey>,
+    /// Follow Services that are external names.
+    #[arg(long, env = "PIERHEAD_ALLOW_EXTERNAL_NAME", value_parser = BoolishValueParser::new())]
+    allow_external_name: bool,
+    /// Name of this replica in leader election [default: the host name, which is the Pod's name].
+    #[arg(long, env = "PIERHEAD_IDENTITY", value_name = "NAME")]
+    identity: Option<String>,
+    /// Name of the Lease by which one replica is elected to write status.
+    #[arg(long, env = "PIERHEAD_LEASE_NAME", value_name = "NAME", default_value = "pierhead")]
+    lease_name: String,
+    /// Namespace of the Lease [default: the Pod's own].
+    #[arg(long, env = "PIERHEAD_LEASE_NAMESPACE", value_name = "NAMESPACE")]
+    lease_namespace: Option<String>,
+}
+
+impl ClusterArgs {
+    /// What compilation of manifest files is told.
+    pub(super) fn compile(&self, ssl_redirect: bool, https_port: Option<u16>) -> compile::Settings {
+        compile::Settings {
+            controller_name: self.objects.controller_name.clone(),
+            ingress_class: self.objects.ingress_class.clone(),
+            default_certificate: self.objects.default_certificate.clone(),
+            ssl_redirect,
+            https_port,
+            allow_external_name: self.objects.allow_external_name,
+            allow_loopback_endpoints: true,
+            classless: true,
+        }
+    }
+
+    /// How the Kubernetes API is watched and told.
+    pub(super) fn cluster(&self, files: &compile::Settings) -> run::Settings {
+        let compile = compile::Settings { allow_loopback_endpoints: false, classless: false, ..files.clone() };
+        let publish = match (&self.objects.publish_service, &self.objects.publish_address) {
+            (Some(service), _) => run::Publish::Service(service.clone()),
+            (None, addresses) if addresses.is_empty() => run::Publish::None,
+            (None, addresses) => run::Publish::Addresses(addresses.clone()),
+        };
+        run::Settings {
+            compile,
+            namespaces: self.objects.watch_namespace.clone(),
+            namespace_selector: self.objects.watch_namespace_selector.clone(),
+            publish,
+            identity: self.objects.identity.clone().unwrap_or_else(host_name),
+            lease_namespace: self.objects.lease_namespace.clone().unwrap_or_else(own_namespace),
+            lease_name: self.objects.lease_name.clone(),
+        }
+    }
+}
+
+/// Reads `namespace/name`.
+fn object_key(text: &str) -> Result<ObjectKey, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("expected NAMESPACE/NAME".to_owned()),
+    }
+}
+
+fn host_name() -> String {
+    line_of("/proc/sys/kernel/hostname").unwrap_or_else(|| format!("pierhead-{}", std::process::id()))
+}
+
+fn own_namespace() -> String {
+    line_of("/var/run/secrets/kubernetes.io/serviceaccount/namespace").unwrap_or_else(|| "default".to_owned())
+}
+
+fn line_of(path: &str) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned()).filter(|line| !line.is_empty())
+}

@@ -1,0 +1,341 @@
+//! One client connection: TLS, protocol, deadlines and drain. What a request gets is `exchange`'s business.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Request};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    Error, answer,
+    clock::{Deadline, Moment, millis},
+    exchange,
+    headers::{self, Forwarded},
+    io::{ClientIo, Phase, Progress},
+    record,
+    transport::{Transport, tune},
+    worker::Worker,
+};
+
+/// RFC 9113 §3.4: what an HTTP/2 client says first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// First read of a connection in clear text: most request heads fit.
+const FIRST_READ: usize = 2048;
+/// Request head in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// HTTP/2 streams a connection.
+const MAX_STREAMS: u32 = 128;
+/// HTTP/2 flow control windows in bytes: what a client may send before we have passed it on.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2 pings tell a client that is gone from one that is idle.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a drain leaves idle HTTP/1.1 connections open. A client that uses one meanwhile is told to close it with the
+/// response; closing it at once could cross its next request on the wire.
+const LINGER: Duration = Duration::from_secs(5);
+/// Time for a last answer to a connection that is given up.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// What a listener's connections speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Security {
+    /// Clear text: HTTP/1.1, or HTTP/2 with prior knowledge.
+    Plain,
+    /// TLS: the protocol is chosen by ALPN.
+    Tls,
+}
+
+/// Runs hyper's tasks on the thread of their connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// What exchanges know of the connection they came by.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// The thread that serves it.
+    pub(super) worker: Rc<Worker>,
+    /// Address of the peer.
+    pub(super) address: IpAddr,
+    /// The address it came to, with the port.
+    pub(super) local: HeaderValue,
+    /// Whether it is encrypted.
+    pub(super) security: Security,
+    /// Server name of the handshake.
+    pub(super) server_name: Option<String>,
+    /// What backends are told of it.
+    pub(super) forwarded: Forwarded,
+    progress: Arc<Progress>,
+    exchanges: Cell<u32>,
+    has_served: Cell<bool>,
+}
+
+/// What has to happen to a connection now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overdue {
+    /// It is idle: close it in order.
+    Idle,
+    /// Its request head does not come: 408.
+    Head,
+    /// It takes nothing of what there is to write: close it.
+    Write,
+}
+
+impl Client {
+    /// An exchange begins.
+    pub(super) fn begin(&self) {
+        self.exchanges.set(self.exchanges.get() + 1);
+        self.has_served.set(true);
+        self.progress.enter(Phase::Busy);
+    }
+
+    /// An exchange has ended.
+    pub(super) fn end(&self) {
+        self.exchanges.set(self.exchanges.get() - 1);
+        if self.exchanges.get() == 0 {
+            self.progress.enter(Phase::Ending);
+        }
+    }
+
+    /// Whether an orderly end can start without crossing a request: HTTP/2 has GOAWAY for it, HTTP/1.1 a response.
+    fn may_close(&self) -> bool {
+        self.progress.is_http2() || self.exchanges.get() > 0
+    }
+
+    /// When what will be overdue if nothing moves until then.
+    fn due(&self) -> (Moment, Overdue) {
+        let timeouts = &self.worker.settings.timeouts;
+        let (phase, since) = self.progress.phase();
+        let due = match phase {
+            Phase::Idle if self.has_served.get() => (since.saturating_add(millis(timeouts.keep_alive)), Overdue::Idle),
+            Phase::Idle => (since.saturating_add(millis(timeouts.request_head)), Overdue::Idle),
+            Phase::Head => (since.saturating_add(millis(timeouts.request_head)), Overdue::Head),
+            Phase::Busy | Phase::Ending => (Moment::MAX, Overdue::Idle),
+        };
+        match self.progress.write_blocked_since() {
+            Some(since) => due.min((since.saturating_add(millis(timeouts.idle)), Overdue::Write)),
+            None => due,
+        }
+    }
+}
+
+impl PartialOrd for Overdue {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Overdue {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (*self as u8).cmp(&(*other as u8))
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, security: Security) {
+    let process = &worker.metrics.process;
+    process.accepted.fetch_add(1, Ordering::Relaxed);
+    process.connections.fetch_add(1, Ordering::Relaxed);
+    tune(&stream);
+    match security {
+        Security::Plain => serve_plain(&worker, stream, peer).await,
+        Security::Tls => serve_tls(&worker, stream, peer).await,
+    }
+    worker.metrics.process.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn serve_plain(worker: &Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
+    let first = tokio::time::timeout(worker.settings.timeouts.request_head, sniff(&mut stream));
+    let Ok(Ok(prefix)) = first.await else { return };
+    let is_http2 = prefix.starts_with(PREFACE);
+    let client = client(worker, &stream, peer, Security::Plain, None, is_http2);
+    serve_http(client, Transport::Plain(stream), prefix, is_http2).await;
+}
+
+async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let acceptor = TlsAcceptor::from(Arc::clone(&worker.tls));
+    let handshake = tokio::time::timeout(worker.settings.timeouts.handshake, acceptor.accept(stream));
+    let Ok(Ok(stream)) = handshake.await else {
+        worker.metrics.process.handshake_failures.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    let (tcp, session) = stream.get_ref();
+    let is_http2 = session.alpn_protocol() == Some(b"h2");
+    let server_name = session.server_name().map(str::to_owned);
+    let client = client(worker, tcp, peer, Security::Tls, server_name, is_http2);
+    serve_http(client, Transport::Tls(Box::new(stream.into())), Bytes::new(), is_http2).await;
+}
+
+/// Reads until it is clear whether the client opens with the HTTP/2 preface.
+async fn sniff(stream: &mut TcpStream) -> std::io::Result<Bytes> {
+    let mut read = BytesMut::with_capacity(FIRST_READ);
+    loop {
+        if stream.read_buf(&mut read).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if read.len() >= PREFACE.len() || !PREFACE.starts_with(&read) {
+            return Ok(read.freeze());
+        }
+    }
+}
+
+fn client(
+    worker: &Rc<Worker>,
+    stream: &TcpStream,
+    peer: SocketAddr,
+    security: Security,
+    server_name: Option<String>,
+    is_http2: bool,
+) -> Rc<Client> {
+    let address = peer.ip().to_canonical();
+    let local = stream.local_addr().unwrap_or(SocketAddr::new(address, 0));
+    let value = |text: String| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"));
+    let forwarded = Forwarded {
+        address: value(address.to_string()),
+        proto: HeaderValue::from_static(if security == Security::Tls { "https" } else { "http" }),
+        port: value(local.port().to_string()),
+        trusted: worker.settings.trusted_cidrs.iter().any(|cidr| cidr.contains(&address)),
+    };
+    Rc::new(Client {
+        worker: Rc::clone(worker),
+        address,
+        local: value(SocketAddr::new(local.ip().to_canonical(), local.port()).to_string()),
+        security,
+        server_name,
+        forwarded,
+        progress: Progress::new(worker.clock.hand(), is_http2),
+        exchanges: Cell::new(0),
+        has_served: Cell::new(false),
+    })
+}
+
+async fn serve_http(client: Rc<Client>, transport: Transport, prefix: Bytes, is_http2: bool) {
+    let io = TokioIo::new(ClientIo::new(transport, prefix, Arc::clone(&client.progress)));
+    let of_service = Rc::clone(&client);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let client = Rc::clone(&of_service);
+        async move { Ok::<_, Infallible>(exchange::serve(client, request).await) }
+    });
+    if is_http2 {
+        let mut connection = http2::Builder::new(LocalExecutor)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .serve_connection(io, service);
+        drive(&client, &mut connection, http2::Connection::graceful_shutdown).await;
+        return;
+    }
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None) // ours tells an idle connection from a slow head, and answers 408
+        .max_header_size(MAX_HEAD)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let overdue = drive(&client, &mut connection, http1::UpgradeableConnection::graceful_shutdown).await;
+    if let Some(error) = client.progress.refused() {
+        record::refused(&client, error);
+    }
+    if overdue == Some(Overdue::Head)
+        && let Some(parts) = connection.into_parts()
+    {
+        refuse(&client, parts.io.into_inner(), Error::HeadTimeout).await;
+    }
+}
+
+/// Answers what never became a request, and closes.
+async fn refuse(client: &Rc<Client>, mut io: ClientIo, error: Error) {
+    let id = headers::new_request_id();
+    let bytes = answer::raw(error, id.to_str().unwrap_or_default());
+    record::refused(client, error);
+    let last_word = async {
+        io.write_all(&bytes).await?;
+        io.shutdown().await
+    };
+    // A client too slow for a head may be too slow for this too.
+    let _late = tokio::time::timeout(LAST_WORD, last_word).await;
+}
+
+/// Runs a connection to its end, or until a deadline that leaves nothing to hyper.
+async fn drive<C>(client: &Rc<Client>, connection: &mut C, shut_down: impl Fn(Pin<&mut C>)) -> Option<Overdue>
+where
+    C: Future + Unpin,
+{
+    let participant = client.worker.drain.join();
+    let deadline = client.worker.clock.deadline(Duration::ZERO);
+    let mut closing = false;
+    let mut armed = None;
+    let mut linger = None;
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        if !closing && participant.poll_started(cx).is_ready() {
+            let linger = linger.get_or_insert_with(|| client.worker.clock.deadline(LINGER));
+            closing = client.may_close() || linger.poll_expired(cx).is_ready();
+            if closing {
+                shut_down(Pin::new(connection));
+            }
+        }
+        loop {
+            if Pin::new(&mut *connection).poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if !closing && linger.is_some() && client.may_close() {
+                closing = true;
+                shut_down(Pin::new(connection));
+            }
+            match poll_overdue(client, &deadline, &mut armed, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Overdue::Idle) if !closing => {
+                    closing = true;
+                    shut_down(Pin::new(connection));
+                }
+                Poll::Ready(overdue) => return Poll::Ready(Some(overdue)),
+            }
+        }
+    })
+    .await
+}
+
+/// Ready when something is overdue; the deadline is moved only when there is another to wait for.
+fn poll_overdue(
+    client: &Client,
+    deadline: &Deadline,
+    armed: &mut Option<(Moment, Overdue)>,
+    cx: &mut Context<'_>,
+) -> Poll<Overdue> {
+    let due = client.due();
+    if *armed != Some(due) {
+        *armed = Some(due);
+        deadline.reset_at(due.0);
+    }
+    deadline.poll_expired(cx).map(|()| due.1)
+}

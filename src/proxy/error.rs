@@ -1,0 +1,153 @@
+//! Everything that can go wrong with an exchange, and what the client, the log and the metrics are told of it.
+
+use http::StatusCode;
+
+use crate::model::Unavailable;
+
+/// Why an exchange did not end with the backend's response. The single place for status, label and retry rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The request head or target is not valid.
+    #[error("the request is not valid: {0}")]
+    BadRequest(&'static str),
+    /// The head did not arrive in time.
+    #[error("the request head took too long to arrive")]
+    HeadTimeout,
+    /// The body stalled.
+    #[error("the request body took too long to arrive")]
+    BodyTimeout,
+    /// The head or one field of it is over the limit.
+    #[error("the request head is larger than this server accepts")]
+    HeadTooLarge,
+    /// The target is over the limit.
+    #[error("the request target is longer than this server accepts")]
+    TargetTooLong,
+    /// The body is over the limit.
+    #[error("the request body is larger than this server accepts")]
+    BodyTooLarge,
+    /// CONNECT or TRACE.
+    #[error("this method is not allowed here")]
+    MethodNotAllowed,
+    /// The host belongs to another certificate than the connection showed.
+    #[error("this connection is not for this host")]
+    Misdirected,
+    /// No route and no default backend.
+    #[error("no route for this host and path")]
+    NoRoute,
+    /// The route's Service, port or protection cannot be honoured.
+    #[error("the service behind this route is not available")]
+    Unavailable(Unavailable),
+    /// The backend has no endpoint.
+    #[error("the service behind this route has no endpoint")]
+    NoEndpoint,
+    /// The backend has as many requests in flight as its policy allows.
+    #[error("the service behind this route is at its limit of requests")]
+    BackendLimit,
+    /// This process has as many requests in flight as its settings allow.
+    #[error("this server is at its limit of requests")]
+    Overloaded,
+    /// The connection to the endpoint was refused or failed.
+    #[error("the service behind this route refused the connection")]
+    ConnectFailed,
+    /// The connection to the endpoint was not there in time.
+    #[error("the service behind this route did not accept a connection in time")]
+    ConnectTimeout,
+    /// TLS with the endpoint failed.
+    #[error("the service behind this route could not be reached securely")]
+    UpstreamTls,
+    /// The endpoint closed or reset the connection before the response head.
+    #[error("the service behind this route closed the connection before it answered")]
+    UpstreamReset,
+    /// The endpoint's response head is not valid.
+    #[error("the service behind this route sent an invalid response")]
+    UpstreamMalformed,
+    /// No response head in time.
+    #[error("the service behind this route did not answer in time")]
+    ResponseTimeout,
+    /// The response broke off after its head.
+    #[error("the response of the service behind this route was cut")]
+    ResponseCut,
+    /// The client went away.
+    #[error("the client closed the connection")]
+    ClientGone,
+}
+
+impl Error {
+    /// What the client is answered.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Unavailable(_) | Self::NoEndpoint | Self::BackendLimit | Self::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::ConnectFailed
+            | Self::UpstreamTls
+            | Self::UpstreamReset
+            | Self::UpstreamMalformed
+            | Self::ResponseCut => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            // nginx's code for it; it reaches the log and the metrics only.
+            Self::ClientGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        }
+    }
+
+    /// One word for the access log, metrics and the answer.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad_request",
+            Self::HeadTimeout => "head_timeout",
+            Self::BodyTimeout => "body_timeout",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TargetTooLong => "target_too_long",
+            Self::BodyTooLarge => "body_too_large",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Misdirected => "misdirected",
+            Self::NoRoute => "no_route",
+            Self::Unavailable(Unavailable::BackendUnresolved) => "backend_unresolved",
+            Self::Unavailable(Unavailable::Unprotected) => "unprotected",
+            Self::NoEndpoint => "no_endpoint",
+            Self::BackendLimit => "backend_limit",
+            Self::Overloaded => "overloaded",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::UpstreamTls => "upstream_tls",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamMalformed => "upstream_malformed",
+            Self::ResponseTimeout => "response_timeout",
+            Self::ResponseCut => "response_cut",
+            Self::ClientGone => "client_gone",
+        }
+    }
+
+    /// Whether another attempt may be made.
+    pub(super) fn retryable(self) -> Retry {
+        match self {
+            Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls => Retry::NeverSent,
+            Self::UpstreamReset => Retry::IfIdempotent,
+            _ => Retry::Never,
+        }
+    }
+
+    /// Whether the client should come back: a `Retry-After` goes with the answer.
+    pub(super) fn is_temporary(self) -> bool {
+        self.status() == StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+/// When a failed attempt may be followed by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// Not at all.
+    Never,
+    /// The endpoint may have seen the request: only what may be done twice (RFC 9110 §9.2.2).
+    IfIdempotent,
+    /// The endpoint cannot have seen the request.
+    NeverSent,
+}

@@ -1,0 +1,334 @@
+//! One request and its response: checked, routed, limited, and handed to the attempts.
+
+use std::{net::IpAddr, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, Uri, Version, header, request::Parts};
+use hyper::body::{Body, Incoming};
+
+use super::{
+    Error, answer,
+    attempt::{Attempts, Outgoing},
+    body::{RequestBody, ResponseBody},
+    connection::{Client, Security},
+    headers,
+    record::Record,
+    upgrade,
+};
+use crate::{
+    filters::{self, Redirect},
+    matching::{NormalPath, RequestHost},
+    model::Protocol,
+    routing::{Entry, Pool, Target},
+};
+
+/// Largest request target in bytes.
+const MAX_TARGET: usize = 16 * 1024;
+/// Most fields of a request head; hyper holds HTTP/1.1 to it, this does HTTP/2.
+const MAX_FIELDS: usize = 100;
+
+/// Serves one request. Whatever happens is an answer.
+pub(super) async fn serve(client: Rc<Client>, request: http::Request<Incoming>) -> Response<ResponseBody> {
+    let (head, body) = request.into_parts();
+    let id = headers::request_id(&head.headers);
+    let accept = head.headers.get(header::ACCEPT).cloned();
+    let is_head = head.method == Method::HEAD;
+    let address = client_address(&client, &head);
+    let mut record = Some(Box::new(Record::start(&client, &head, &id, address)));
+    let exchange = Exchange { client: &client, record: &mut record, id: &id, address };
+    match exchange.run(head, body).await {
+        Ok(response) => response,
+        Err(error) => own(&client, record, answer::answer(error, accept.as_ref(), &id), Some(error), is_head),
+    }
+}
+
+/// The client's address: the peer, or what a trusted peer says, from the right up to the first that is not trusted.
+fn client_address(client: &Client, head: &Parts) -> IpAddr {
+    if !client.forwarded.trusted {
+        return client.address;
+    }
+    let chain: Vec<IpAddr> = head
+        .headers
+        .get_all(headers::X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|address| address.trim().parse().ok())
+        .collect();
+    let trusted = |address: &IpAddr| client.worker.settings.trusted_cidrs.iter().any(|cidr| cidr.contains(address));
+    chain.iter().rev().find(|address| !trusted(address)).or(chain.first()).copied().unwrap_or(client.address)
+}
+
+/// A response of our own.
+fn own(
+    client: &Client,
+    record: Option<Box<Record>>,
+    response: Response<Bytes>,
+    error: Option<Error>,
+    is_head: bool,
+) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    let length = body.len();
+    let mut record = record;
+    if let Some(record) = &mut record {
+        match error {
+            Some(error) => record.answered(error),
+            None => record.status = Some(head.status.as_u16()),
+        }
+    }
+    finish_head(client, &mut head.headers);
+    if is_head {
+        // RFC 9110 §9.3.2: the fields of the GET, without its content.
+        head.headers.insert(header::CONTENT_LENGTH, length.into());
+        return Response::from_parts(head, ResponseBody::own(Bytes::new(), record));
+    }
+    Response::from_parts(head, ResponseBody::own(body, record))
+}
+
+/// Sets the fields that every response has.
+pub(super) fn finish_head(client: &Client, headers: &mut http::HeaderMap) {
+    let settings = &client.worker.settings;
+    if settings.server_header {
+        headers.entry(header::SERVER).or_insert(HeaderValue::from_static("pierhead"));
+    }
+    if settings.via {
+        headers.append(header::VIA, HeaderValue::from_static("1.1 pierhead"));
+    }
+    if client.security == Security::Tls
+        && let Some(max_age) = settings.hsts
+        && let Ok(value) = HeaderValue::try_from(format!("max-age={}", max_age.as_secs()))
+    {
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(value);
+    }
+}
+
+struct Exchange<'a> {
+    client: &'a Rc<Client>,
+    record: &'a mut Option<Box<Record>>,
+    id: &'a HeaderValue,
+    address: IpAddr,
+}
+
+impl Exchange<'_> {
+    async fn run(self, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Error> {
+        check(&head)?;
+        let authority = authority(&head, self.client)?;
+        let host = RequestHost::parse(text(&authority)?).map_err(|_| Error::BadRequest("its host is not valid"))?;
+        if let Some(record) = self.record.as_mut() {
+            record.set_host(host.as_str());
+        }
+        if head.uri.path() == "*" {
+            return Ok(self.options());
+        }
+        let uri = head.uri.clone();
+        let path =
+            NormalPath::parse(uri.path()).map_err(|_| Error::BadRequest("its path is ambiguous or not valid"))?;
+        let entry = self.find(&host, &path)?;
+        if let Some(record) = self.record.as_mut() {
+            record.entry = Some(Arc::clone(&entry));
+        }
+        if let Some(redirect) = self.filter(&entry, &head, &host, &path) {
+            return Ok(self.redirect(&redirect, head.method == Method::HEAD));
+        }
+        let pool = self.admit(&entry)?;
+        let target = Destination { uri: &uri, path: &path, authority: &authority };
+        self.forward(pool, head, body, &target).await
+    }
+
+    fn find(&self, host: &RequestHost<'_>, path: &NormalPath<'_>) -> Result<Arc<Entry>, Error> {
+        let named = self.client.server_name.as_deref().and_then(|name| RequestHost::parse(name).ok());
+        self.client.worker.routes.with(|snapshot| {
+            if self.client.security == Security::Tls && !snapshot.certificates.same_domain(named.as_ref(), host) {
+                return Err(Error::Misdirected);
+            }
+            snapshot.hosts.find(host, path).cloned().ok_or(Error::NoRoute)
+        })
+    }
+
+    fn filter(&self, entry: &Entry, head: &Parts, host: &RequestHost<'_>, path: &NormalPath<'_>) -> Option<Redirect> {
+        if entry.route.filters.is_empty() {
+            return None;
+        }
+        let at_proxy = || {
+            let proto = head.headers.get("x-forwarded-proto");
+            self.client.forwarded.trusted && proto.is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+        };
+        let secure = self.client.security == Security::Tls || at_proxy();
+        let head = filters::Head { secure, host: host.as_str(), path: &path.forwarded, query: head.uri.query() };
+        entry.route.filters.iter().find_map(|filter| filter.apply(&head))
+    }
+
+    /// Counts the request in; it stays counted until its record ends.
+    fn admit(&self, entry: &Arc<Entry>) -> Result<Admitted, Error> {
+        let in_flight = self.client.worker.admit().ok_or(Error::Overloaded)?;
+        let pool = match &entry.target {
+            Target::Pool(pool) => Arc::clone(pool),
+            Target::Unavailable(reason) => return Err(Error::Unavailable(*reason)),
+        };
+        let permit = pool.admit(self.client.worker.clock.second()).ok_or(Error::BackendLimit)?;
+        Ok(Admitted { in_flight, permit, pool })
+    }
+
+    async fn forward(
+        self,
+        admitted: Admitted,
+        mut head: Parts,
+        body: Incoming,
+        target: &Destination<'_>,
+    ) -> Result<Response<ResponseBody>, Error> {
+        let worker = &self.client.worker;
+        let limit = worker.settings.max_body_bytes.unwrap_or(u64::MAX);
+        if body.size_hint().lower() > limit {
+            return Err(Error::BodyTooLarge);
+        }
+        let pool = admitted.pool;
+        let record = self.record.as_mut().ok_or(Error::ClientGone)?;
+        record.in_flight = Some(admitted.in_flight);
+        record.permit = Some(admitted.permit);
+        let wanted = headers::upgrade(&head.headers, head.version);
+        let on_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        head.extensions.clear();
+        headers::prepare_request(&mut head.headers, target.authority, &self.client.forwarded);
+        head.headers.insert(headers::X_REQUEST_ID, self.id.clone());
+        if worker.settings.via {
+            head.headers.append(header::VIA, HeaderValue::from_static(via(head.version)));
+        }
+        let (body, upload) = if body.is_end_stream() {
+            (RequestBody::empty(), None)
+        } else {
+            let (body, upload) = RequestBody::streamed(body, &worker.clock, worker.settings.timeouts.idle, limit);
+            (body, Some(upload))
+        };
+        record.upload.clone_from(&upload);
+        let upgrade = wanted.zip(on_upgrade).filter(|_| !pool.backend.protocol.is_http2() && upload.is_none());
+        if let Some((protocol, _)) = &upgrade {
+            headers::ask_upgrade(&mut head.headers, protocol);
+        }
+        target.write_to(&mut head, pool.backend.protocol, upload.is_some() && body.size_hint().exact().is_none())?;
+        let outgoing = Outgoing { request: http::Request::from_parts(head, body), upload };
+        let attempts = Attempts { client: self.client, pool: &pool, address: self.address };
+        let (response, checkout) = attempts.run(outgoing, record).await?;
+        upgrade::respond(self.client, response, checkout, self.record, upgrade)
+    }
+
+    /// RFC 9110 §9.3.7: `OPTIONS *` asks about the server as a whole.
+    fn options(self) -> Response<ResponseBody> {
+        let mut response = Response::new(Bytes::new());
+        let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        own(self.client, self.record.take(), response, None, false)
+    }
+
+    fn redirect(self, redirect: &Redirect, is_head: bool) -> Response<ResponseBody> {
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
+        if let Ok(location) = HeaderValue::from_str(&redirect.location) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        own(self.client, self.record.take(), response, None, is_head)
+    }
+}
+
+/// A request that may go on, and to where.
+struct Admitted {
+    in_flight: super::worker::InFlight,
+    permit: crate::routing::Permit,
+    pool: Arc<Pool>,
+}
+
+/// What the request names, in the form it is passed on.
+struct Destination<'a> {
+    uri: &'a Uri,
+    path: &'a NormalPath<'a>,
+    authority: &'a HeaderValue,
+}
+
+impl Destination<'_> {
+    /// Puts target, host, version and framing into the head as the endpoint's protocol has them.
+    fn write_to(&self, head: &mut Parts, protocol: Protocol, length_is_unknown: bool) -> Result<(), Error> {
+        let invalid = |_| Error::BadRequest("its target is not valid");
+        let unchanged = self.path.forwarded == self.uri.path();
+        let path_and_query = if let (true, Some(path_and_query)) = (unchanged, self.uri.path_and_query()) {
+            path_and_query.clone()
+        } else {
+            let query = self.uri.query().map_or(String::new(), |query| format!("?{query}"));
+            format!("{}{query}", self.path.forwarded).parse().map_err(invalid)?
+        };
+        if protocol.is_http2() {
+            let scheme = if protocol.is_tls() { "https" } else { "http" };
+            let uri = Uri::builder().scheme(scheme).authority(self.authority.as_bytes()).path_and_query(path_and_query);
+            head.uri = uri.build().map_err(|_| Error::BadRequest("its target is not valid"))?;
+            head.headers.remove(header::HOST);
+            head.version = Version::HTTP_2;
+            return Ok(());
+        }
+        if !unchanged || self.uri.authority().is_some() {
+            head.uri = Uri::from(path_and_query);
+        }
+        head.headers.insert(header::HOST, self.authority.clone());
+        head.version = Version::HTTP_11;
+        if length_is_unknown {
+            head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Ok(())
+    }
+}
+
+fn via(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0 pierhead",
+        Version::HTTP_2 => "2 pierhead",
+        _ => "1.1 pierhead",
+    }
+}
+
+/// What is refused whatever the route.
+fn check(head: &Parts) -> Result<(), Error> {
+    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+        return Err(Error::MethodNotAllowed);
+    }
+    if head.uri.path_and_query().map_or(0, |target| target.as_str().len()) > MAX_TARGET {
+        return Err(Error::TargetTooLong);
+    }
+    if head.headers.len() > MAX_FIELDS {
+        return Err(Error::HeadTooLarge);
+    }
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Error::BadRequest("only OPTIONS may ask for *"));
+    }
+    Ok(())
+}
+
+/// The authority the request is for.
+///
+/// RFC 9112 §3.2: exactly one `Host`, and the target's authority instead of it when the target has one. RFC 9113 §8.3.1:
+/// `:authority` and `Host` must not differ. RFC 9110 §7.1: HTTP/1.0 without `Host` means the address it came to.
+fn authority(head: &Parts, client: &Client) -> Result<HeaderValue, Error> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (host, more) = (hosts.next(), hosts.next());
+    if more.is_some() {
+        return Err(Error::BadRequest("it names more than one host"));
+    }
+    let invalid = Error::BadRequest("its host is not valid");
+    let is_http2 = head.version == Version::HTTP_2;
+    match (head.uri.authority(), host) {
+        (_, None) if head.version == Version::HTTP_10 => Ok(client.local.clone()),
+        (_, None) if head.version == Version::HTTP_11 => Err(Error::BadRequest("it names no host")),
+        (Some(authority), host) => {
+            let authority = authority.as_str();
+            if authority.contains('@') {
+                return Err(Error::BadRequest("its target carries user information"));
+            }
+            if is_http2 && host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
+                return Err(Error::BadRequest("its host and authority differ"));
+            }
+            HeaderValue::from_str(authority).map_err(|_| invalid)
+        }
+        (None, Some(host)) => Ok(host.clone()),
+        (None, None) => Err(Error::BadRequest("it names no host")),
+    }
+}
+
+fn text(value: &HeaderValue) -> Result<&str, Error> {
+    value.to_str().map_err(|_| Error::BadRequest("its host is not valid"))
+}

@@ -1,0 +1,335 @@
+//! Header fields on their way through: what is removed, what is believed, what is set.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+/// Fields that are ours to set.
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// CGI programs take it for the proxy they should use (CVE-2016-5385).
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+
+/// RFC 9110 §7.6.1: fields that concern one connection only.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Longest request id that is kept.
+const MAX_REQUEST_ID: usize = 128;
+
+/// What a connection says of its requests; the values are made once a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Forwarded {
+    /// Address of the peer.
+    pub(super) address: HeaderValue,
+    /// `http` or `https`.
+    pub(super) proto: HeaderValue,
+    /// Port the client connected to.
+    pub(super) port: HeaderValue,
+    /// Whether the peer's own `X-Forwarded-*` fields are believed.
+    pub(super) trusted: bool,
+}
+
+/// Whether a request asks for the connection to become something else, and for what (RFC 9110 §7.8).
+///
+/// `h2c` is never passed on (RFC 9113 §3.1).
+pub(super) fn upgrade(headers: &HeaderMap, version: http::Version) -> Option<HeaderValue> {
+    let protocol = headers.get(header::UPGRADE)?;
+    let asked = version == http::Version::HTTP_11
+        && connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"))
+        && !protocol.to_str().is_ok_and(|p| p.split(',').any(|p| p.trim().eq_ignore_ascii_case("h2c")));
+    asked.then(|| protocol.clone())
+}
+
+/// Removes what concerns the client's connection and what only we may say, then says it.
+pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwarded: &Forwarded) {
+    let takes_trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .filter_map(|te| te.to_str().ok())
+        .any(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
+    remove_hop_by_hop(headers);
+    headers.remove(PROXY);
+    remove_spoofed(headers, forwarded.trusted);
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let chain = forwarded_for(headers, &forwarded.address);
+    headers.insert(X_FORWARDED_FOR, chain);
+    if forwarded.trusted {
+        headers.entry(X_FORWARDED_PROTO).or_insert_with(|| forwarded.proto.clone());
+        headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+        headers.entry(X_FORWARDED_PORT).or_insert_with(|| forwarded.port.clone());
+        headers.entry(X_REAL_IP).or_insert_with(|| forwarded.address.clone());
+    } else {
+        headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
+        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
+        headers.insert(X_REAL_IP, forwarded.address.clone());
+    }
+}
+
+/// Names the protocol that the connection shall become, or becomes.
+pub(super) fn ask_upgrade(headers: &mut HeaderMap, protocol: &HeaderValue) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, protocol.clone());
+}
+
+/// Removes what concerns the endpoint's connection.
+pub(super) fn prepare_response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+}
+
+/// The request's id: its own if it is a token of at most 128 characters, else a new UUID.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let mut ids = headers.get_all(X_REQUEST_ID).iter();
+    match (ids.next(), ids.next()) {
+        (Some(id), None)
+            if !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.as_bytes().iter().all(|b| is_token(*b)) =>
+        {
+            id.clone()
+        }
+        _ => new_request_id(),
+    }
+}
+
+/// A random UUID (RFC 9562 §5.4).
+pub(super) fn new_request_id() -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let random = fastrand::u128(..);
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let mut shift = 128;
+    for (at, byte) in text.iter_mut().enumerate() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *byte = HEX[usize::try_from((bits >> shift) & 0xf).unwrap_or_default()];
+        }
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::CONNECTION).iter();
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = connection_options(headers)
+            .filter_map(|option| option.parse().ok())
+            .filter(|name: &HeaderName| {
+                !is_managed(name.as_str()) && name != header::HOST && name != header::CONTENT_LENGTH
+            })
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Fields that speak for the client in front of backends.
+fn is_managed(name: &str) -> bool {
+    let name = name.as_bytes();
+    let starts = |prefix: &[u8]| name.len() >= prefix.len() && alike(&name[..prefix.len()], prefix);
+    starts(b"x-forwarded-") || starts(b"x-original-") || alike(name, b"x-real-ip") || alike(name, b"forwarded")
+}
+
+/// Equal where an underscore stands for a hyphen, as CGI and WSGI read names.
+fn alike(name: &[u8], managed: &[u8]) -> bool {
+    name.len() == managed.len() && name.iter().zip(managed).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
+}
+
+/// Removes managed fields of a peer that is not trusted, and their aliases with underscores from anybody.
+fn remove_spoofed(headers: &mut HeaderMap, trusted: bool) {
+    let spoofed = |name: &HeaderName| {
+        let name = name.as_str();
+        // Nearly every name ends here: managed names start with x or f.
+        matches!(name.as_bytes()[0], b'x' | b'f') && is_managed(name) && (!trusted || name.contains('_'))
+    };
+    let alias_of_request_id =
+        |name: &HeaderName| name.as_str().contains('_') && alike(name.as_str().as_bytes(), b"x-request-id");
+    let remove: Vec<HeaderName> =
+        headers.keys().filter(|name| spoofed(name) || alias_of_request_id(name)).cloned().collect();
+    for name in remove {
+        headers.remove(name);
+    }
+}
+
+/// The chain of a trusted peer with the peer appended; the peer alone when there is none left.
+fn forwarded_for(headers: &HeaderMap, address: &HeaderValue) -> HeaderValue {
+    let mut chain = Vec::new();
+    for value in headers.get_all(X_FORWARDED_FOR) {
+        chain.extend_from_slice(value.as_bytes());
+        chain.extend_from_slice(b", ");
+    }
+    if chain.is_empty() {
+        return address.clone();
+    }
+    chain.extend_from_slice(address.as_bytes());
+    HeaderValue::from_bytes(&chain).unwrap_or_else(|_| address.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forwarded(trusted: bool) -> Forwarded {
+        Forwarded {
+            address: HeaderValue::from_static("192.0.2.7"),
+            proto: HeaderValue::from_static("http"),
+            port: HeaderValue::from_static("80"),
+            trusted,
+        }
+    }
+
+    fn prepared(fields: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        prepare_request(&mut headers, &HeaderValue::from_static("a.example"), &forwarded(trusted));
+        headers
+    }
+
+    fn get<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_those_connection_names_are_removed() {
+        let headers = prepared(
+            &[
+                ("connection", "keep-alive, x-private"),
+                ("connection", "X-Real-IP, X-Forwarded-For, Host"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "keep-alive"),
+                ("x-private", "1"),
+                ("host", "a.example"),
+                ("te", "gzip"),
+                ("upgrade", "websocket"),
+                ("http2-settings", "AA"),
+                ("proxy", "http://evil"),
+                ("trailer", "x-sum"),
+                ("accept", "*/*"),
+            ],
+            false,
+        );
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "accept",
+                "host",
+                "trailer",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-port",
+                "x-forwarded-proto",
+                "x-real-ip"
+            ]
+        );
+    }
+
+    #[test]
+    fn strangers_cannot_speak_for_the_client() {
+        let spoofed = [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x-forwarded_for", "1.1.1.1"),
+            ("x-forwarded-prefix", "/admin"),
+            ("forwarded", "for=1.1.1.1"),
+            ("x-real-ip", "1.1.1.1"),
+            ("x_real_ip", "1.1.1.1"),
+            ("x-original-url", "/admin"),
+            ("x-forwarded-proto", "https"),
+            ("x_request_id", "spoofed"),
+        ];
+        let headers = prepared(&spoofed, false);
+        assert_eq!(headers.len(), 5);
+        assert_eq!(get(&headers, "x-forwarded-for"), ["192.0.2.7"]);
+        assert_eq!(get(&headers, "x-real-ip"), ["192.0.2.7"]);
+        assert_eq!(get(&headers, "x-forwarded-proto"), ["http"]);
+        assert_eq!(get(&headers, "x-forwarded-host"), ["a.example"]);
+        assert_eq!(get(&headers, "x-forwarded-port"), ["80"]);
+    }
+
+    #[test]
+    fn a_trusted_peer_is_believed_and_extended() {
+        let told = [
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-prefix", "/p"),
+            ("x-real-ip", "1.1.1.1"),
+            ("x_real_ip", "3.3.3.3"),
+            ("connection", "x-forwarded-proto"),
+        ];
+        let headers = prepared(&told, true);
+        assert_eq!(get(&headers, "x-forwarded-for"), ["1.1.1.1, 2.2.2.2, 192.0.2.7"]);
+        assert_eq!(get(&headers, "x-forwarded-proto"), ["https"]);
+        assert_eq!(get(&headers, "x-forwarded-prefix"), ["/p"]);
+        assert_eq!(get(&headers, "x-forwarded-host"), ["a.example"]);
+        assert_eq!(get(&headers, "x-real-ip"), ["1.1.1.1"]);
+        assert!(get(&headers, "x_real_ip").is_empty());
+    }
+
+    #[test]
+    fn a_wish_for_trailers_is_passed_on() {
+        assert_eq!(get(&prepared(&[("te", "gzip, Trailers")], false), "te"), ["trailers"]);
+    }
+
+    #[test]
+    fn request_ids_are_kept_when_they_are_tokens() {
+        let id = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(X_REQUEST_ID, HeaderValue::from_str(value).unwrap());
+            }
+            request_id(&headers).to_str().unwrap().to_owned()
+        };
+        let (long, longest) = ("a".repeat(129), "a".repeat(128));
+        for kept in ["abc-123", "a", longest.as_str()] {
+            assert_eq!(id(&[kept]), kept);
+        }
+        for replaced in [&[][..], &[""], &["a b"], &["a\"b"], &["a,b"], &[&long], &["a", "b"]] {
+            let new = id(replaced);
+            assert!(new.len() == 36 && &new[14..15] == "4" && "89ab".contains(&new[19..20]), "{replaced:?}: {new}");
+        }
+        assert_ne!(id(&[]), id(&[]));
+    }
+
+    #[test]
+    fn only_a_real_upgrade_is_one() {
+        let asked = |connection: &'static str, protocol: &'static str, version| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONNECTION, HeaderValue::from_static(connection));
+            headers.insert(header::UPGRADE, HeaderValue::from_static(protocol));
+            upgrade(&headers, version).is_some()
+        };
+        let http11 = http::Version::HTTP_11;
+        assert!(asked("keep-alive, Upgrade", "websocket", http11));
+        assert!(!asked("keep-alive", "websocket", http11), "not named by Connection");
+        assert!(!asked("upgrade", "h2c", http11), "RFC 9113 §3.1");
+        assert!(!asked("upgrade", "websocket, h2c", http11));
+        assert!(!asked("upgrade", "websocket", http::Version::HTTP_10));
+    }
+}

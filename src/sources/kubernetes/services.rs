@@ -1,0 +1,258 @@
+//! Services and their endpoints: what an Ingress names, resolved into a [`Backend`].
+
+use std::{collections::BTreeSet, net::IpAddr, sync::LazyLock};
+
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort, ServiceSpec},
+    discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
+    networking::v1::ServiceBackendPort,
+};
+use kube::ResourceExt;
+
+use super::{Cluster, ObjectKey, annotations::Options, compile::Settings, policies::Policies};
+use crate::{
+    matching::HostPattern,
+    model::{
+        Address, Backend, BackendId, BackendTarget, Builder, Endpoint, Origin, Problem, ProblemKind, Protocol, Scope,
+        Variant,
+    },
+};
+
+/// Why a backend cannot be had: the field below `backend`, and what is wrong with it.
+pub(super) type Fault = (&'static str, ProblemKind);
+
+const SERVICE: &str = "service.name";
+const PORT: &str = "service.port";
+
+/// Resolves what Ingresses name.
+pub(super) struct Backends<'a> {
+    /// Where Services and slices are looked up.
+    pub(super) cluster: &'a Cluster,
+    /// What is allowed.
+    pub(super) settings: &'a Settings,
+    /// How backends are balanced.
+    pub(super) policies: Policies,
+}
+
+impl Backends<'_> {
+    /// The backend for a port of a Service, added to `builder` when it is not there yet.
+    pub(super) fn resolve(
+        &self,
+        builder: &mut Builder,
+        key: &ObjectKey,
+        port: Option<&ServiceBackendPort>,
+        options: &Options,
+    ) -> Result<BackendId, Fault> {
+        let origin = origin(key);
+        let service = self.cluster.services.get(key).ok_or_else(|| (SERVICE, ProblemKind::NotFound(origin.clone())))?;
+        let spec = spec_of(service);
+        let external = spec.type_.as_deref() == Some("ExternalName");
+        if external && !self.settings.allow_external_name {
+            return Err((SERVICE, ProblemKind::ExternalNameOff(origin)));
+        }
+        let (number, service_port) = find_port(service, &origin, port)?;
+        let own = service_port.map(protocol_of).unwrap_or_default();
+        let variant = Variant {
+            // Asking for what the Service says anyway shares its backend.
+            protocol: options.protocol.filter(|asked| *asked != own),
+            target: if external { BackendTarget::Endpoints } else { options.target },
+        };
+        let id = BackendId { variant, ..BackendId::new(key.0.as_str(), key.1.as_str(), number) };
+        if builder.has_backend(&id) {
+            return Ok(id);
+        }
+        let endpoints = if external {
+            vec![self.external_name(&origin, spec, number).map_err(|problem| told(builder, problem, &origin))?]
+        } else {
+            let port_name = service_port.and_then(|port| port.name.as_deref());
+            match variant.target {
+                BackendTarget::ClusterIp => self.cluster_ip(builder, &origin, spec, number),
+                BackendTarget::Endpoints => self.endpoints(builder, key, port_name),
+            }
+        };
+        builder.backend(Backend {
+            id: id.clone(),
+            protocol: variant.protocol.unwrap_or(own),
+            endpoints,
+            client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+            policy: self.policies.find(key, service_port.and_then(|port| port.name.as_deref())),
+        });
+        Ok(id)
+    }
+
+    /// Ready endpoints; when there is none, those that still serve while they terminate.
+    fn endpoints(&self, builder: &mut Builder, key: &ObjectKey, port_name: Option<&str>) -> Vec<Endpoint> {
+        let mut ready = BTreeSet::new();
+        let mut terminating = BTreeSet::new();
+        for slice in self.cluster.slices.get(key).into_iter().flatten() {
+            let origin = Origin::new("EndpointSlice", slice.namespace().unwrap_or_default(), slice.name_any());
+            if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
+                let kind = ProblemKind::Unsupported(format!("address type {}", slice.address_type));
+                builder.problem(Problem { origin, field: "addressType".into(), kind });
+                continue;
+            }
+            let Some(port) = slice_port(slice, port_name) else { continue };
+            for (i, endpoint) in slice.endpoints.iter().enumerate() {
+                let list = match state(endpoint) {
+                    State::Ready => &mut ready,
+                    State::Terminating => &mut terminating,
+                    State::Out => continue,
+                };
+                // Of several addresses the first is the one to use, says the API.
+                let Some(text) = endpoint.addresses.first() else { continue };
+                match self.address(text) {
+                    Ok(ip) => drop(list.insert(Endpoint { address: Address::Socket((ip, port).into()) })),
+                    Err(kind) => {
+                        let field = format!("endpoints[{i}].addresses[0]");
+                        builder.problem(Problem { origin: origin.clone(), field, kind });
+                    }
+                }
+            }
+        }
+        let chosen = if ready.is_empty() { terminating } else { ready };
+        chosen.into_iter().collect()
+    }
+
+    fn cluster_ip(&self, builder: &mut Builder, origin: &Origin, spec: &ServiceSpec, port: u16) -> Vec<Endpoint> {
+        let text = spec.cluster_ip.as_deref().unwrap_or_default();
+        let kind = match self.address(text) {
+            Ok(ip) => return vec![Endpoint { address: Address::Socket((ip, port).into()) }],
+            Err(_) if text.is_empty() || text == "None" => {
+                ProblemKind::Unsupported("annotation service-upstream on a Service without cluster IP".into())
+            }
+            Err(kind) => kind,
+        };
+        builder.problem(Problem { origin: origin.clone(), field: "spec.clusterIP".into(), kind });
+        Vec::new()
+    }
+
+    fn external_name(&self, origin: &Origin, spec: &ServiceSpec, port: u16) -> Result<Endpoint, Problem> {
+        let text = spec.external_name.as_deref().unwrap_or_default();
+        let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let refused = |kind| Problem { origin: origin.clone(), field: "spec.externalName".into(), kind };
+        if host.parse::<IpAddr>().is_ok() {
+            let ip = self.address(&host).map_err(refused)?;
+            return Ok(Endpoint { address: Address::Socket((ip, port).into()) });
+        }
+        let last = host.rsplit('.').next().unwrap_or_default();
+        // Resolvers read names such as `127.1` and `0x7f.1` as IPv4 addresses.
+        let numeric = last.starts_with(|first: char| first.is_ascii_digit());
+        if last == "localhost" || numeric || !matches!(host.parse(), Ok(HostPattern::Exact(_))) {
+            let expected = "a DNS name that is neither localhost nor below it".into();
+            return Err(refused(ProblemKind::InvalidValue { found: text.to_owned(), expected }));
+        }
+        Ok(Endpoint { address: Address::Name { host: host.into(), port } })
+    }
+
+    fn address(&self, text: &str) -> Result<IpAddr, ProblemKind> {
+        let Ok(ip) = text.parse::<IpAddr>() else {
+            return Err(ProblemKind::InvalidValue { found: text.to_owned(), expected: "an IP address".into() });
+        };
+        match Scope::of(ip) {
+            Scope::Ordinary => Ok(ip),
+            Scope::Loopback if self.settings.allow_loopback_endpoints => Ok(ip),
+            Scope::Loopback | Scope::Forbidden => Err(ProblemKind::ForbiddenAddress(ip)),
+        }
+    }
+}
+
+/// Reports what is wrong with the Service itself; the Ingress is told that its backend cannot be had.
+fn told(builder: &mut Builder, problem: Problem, service: &Origin) -> Fault {
+    let kind = ProblemKind::Unsupported(format!("{service}: {}: {}", problem.field, problem.kind));
+    builder.problem(problem);
+    (SERVICE, kind)
+}
+
+/// What the ports of a Service are called, for the reader.
+pub(super) fn ports(service: &Service) -> String {
+    let name = |port: &ServicePort| match &port.name {
+        Some(name) => format!("{} ({name})", port.port),
+        None => port.port.to_string(),
+    };
+    let all: Vec<String> = spec_of(service).ports.iter().flatten().map(name).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+}
+
+fn origin(key: &ObjectKey) -> Origin {
+    Origin::new("Service", key.0.as_str(), key.1.as_str())
+}
+
+/// The number of the port and what the Service says of it; an `ExternalName` Service may say nothing.
+fn find_port<'a>(
+    service: &'a Service,
+    origin: &Origin,
+    port: Option<&ServiceBackendPort>,
+) -> Result<(u16, Option<&'a ServicePort>), Fault> {
+    let (name, number) = match port {
+        Some(ServiceBackendPort { name: Some(name), .. }) if !name.is_empty() => (Some(name.as_str()), None),
+        Some(ServiceBackendPort { number: Some(number), .. }) => (None, Some(*number)),
+        _ => {
+            let expected = "the number or the name of a port".into();
+            return Err((PORT, ProblemKind::InvalidValue { found: String::new(), expected }));
+        }
+    };
+    let spec = spec_of(service);
+    let is_tcp = |port: &&ServicePort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    let is_asked = |port: &&ServicePort| match name {
+        Some(name) => port.name.as_deref() == Some(name),
+        None => Some(port.port) == number,
+    };
+    let found = spec.ports.iter().flatten().filter(is_tcp).find(is_asked);
+    let external = spec.type_.as_deref() == Some("ExternalName");
+    let wanted = match (found, number) {
+        (Some(port), _) => Some(port.port),
+        (None, Some(number)) if external => Some(number),
+        _ => None,
+    };
+    match wanted.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0) {
+        Some(number) => Ok((number, found)),
+        None => {
+            let port = name.map(ToOwned::to_owned).or(number.map(|number| number.to_string())).unwrap_or_default();
+            Err((PORT, ProblemKind::PortNotFound { service: origin.clone(), port, existing: ports(service) }))
+        }
+    }
+}
+
+/// The protocol that a Service port declares.
+///
+/// `appProtocol` is free text: a value that says nothing of HTTP (`tcp`, `example.com/custom`) is no mistake of its
+/// author, so it means HTTP/1.1 without a problem, as no value does.
+fn protocol_of(port: &ServicePort) -> Protocol {
+    match port.app_protocol.as_deref().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "https" | "kubernetes.io/wss" => Protocol::Https,
+        "kubernetes.io/h2c" | "grpc" => Protocol::H2c,
+        "grpcs" => Protocol::H2,
+        _ => Protocol::Http1,
+    }
+}
+
+/// The port of a slice that serves the Service port of this name; unnamed ports go together.
+fn slice_port(slice: &EndpointSlice, name: Option<&str>) -> Option<u16> {
+    let is_tcp = |protocol: Option<&str>| protocol.is_none_or(|protocol| protocol == "TCP");
+    let port = slice.ports.iter().flatten().find(|port| {
+        port.name.as_deref().unwrap_or_default() == name.unwrap_or_default() && is_tcp(port.protocol.as_deref())
+    })?;
+    u16::try_from(port.port?).ok().filter(|number| *number != 0)
+}
+
+enum State {
+    Ready,
+    Terminating,
+    Out,
+}
+
+/// `ready` counts as true when it is not given; `serving` counts as `ready`, which is false where it is asked for.
+fn state(endpoint: &SliceEndpoint) -> State {
+    let Some(conditions) = &endpoint.conditions else { return State::Ready };
+    match (conditions.ready, conditions.serving, conditions.terminating) {
+        (None | Some(true), ..) => State::Ready,
+        (Some(false), Some(true), Some(true)) => State::Terminating,
+        _ => State::Out,
+    }
+}
+
+/// The `spec` of a Service; empty when it has none.
+fn spec_of(service: &Service) -> &ServiceSpec {
+    static EMPTY: LazyLock<ServiceSpec> = LazyLock::new(ServiceSpec::default);
+    service.spec.as_ref().unwrap_or(&EMPTY)
+}

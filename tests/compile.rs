@@ -1,0 +1,107 @@
+//! Manifests in, model and problems out: `compile/<case>.in.yaml` gives `compile/<case>.out.yaml`.
+//!
+//! `PIERHEAD_UPDATE=1 cargo test --test compile` writes the expected files anew; read the difference before it goes in.
+//! A case is compiled as in a cluster. A document of kind `TestSettings` changes that: `classless`,
+//! `allowLoopbackEndpoints`, `allowExternalName`, `sslRedirect`, `httpsPort`, `ingressClass`, `defaultCertificate`.
+#![cfg(feature = "kubernetes")]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use pierhead::{
+    model::Compiled,
+    sources::{
+        file,
+        kubernetes::{Certificates, Cluster, Settings, compile},
+    },
+};
+use serde_json::Value;
+
+#[test]
+fn each_case_compiles_into_what_is_expected() {
+    let update = env::var_os("PIERHEAD_UPDATE").is_some();
+    let cases = cases();
+    assert!(cases.len() >= 25, "cases are missing");
+    let mut failed = Vec::new();
+    for case in cases {
+        let compiled = compile_case(&case);
+        let found = serde_saphyr::to_string(&serde_json::to_value(&compiled).unwrap()).unwrap();
+        let expected = PathBuf::from(case.to_str().unwrap().replace(".in.yaml", ".out.yaml"));
+        if update {
+            fs::write(&expected, &found).unwrap();
+        }
+        if fs::read_to_string(&expected).unwrap_or_default() != found {
+            failed.push(format!("{}\n{found}", expected.display()));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn no_expected_file_is_left_over() {
+    for file in files(".out.yaml") {
+        let input = file.to_str().unwrap().replace(".out.yaml", ".in.yaml");
+        assert!(Path::new(&input).exists(), "{} has no input", file.display());
+    }
+}
+
+#[test]
+fn the_order_of_objects_changes_nothing() {
+    for case in cases() {
+        let settings = settings(&case);
+        let mut objects = file::load(&case).objects;
+        objects.ingresses.reverse();
+        objects.classes.reverse();
+        objects.services.reverse();
+        objects.slices.reverse();
+        objects.secrets.reverse();
+        objects.policies.reverse();
+        objects.malformed.reverse();
+        let cluster = Cluster::read(objects);
+        let mut certificates = Certificates::new();
+        certificates.update(&cluster);
+        assert_eq!(compile(&cluster, &certificates, &settings), compile_case(&case), "{}", case.display());
+    }
+}
+
+fn compile_case(case: &Path) -> Compiled {
+    let loaded = file::load(case);
+    assert_eq!(loaded.errors, [], "{}", case.display());
+    let cluster = Cluster::read(loaded.objects);
+    let mut certificates = Certificates::new();
+    certificates.update(&cluster);
+    compile(&cluster, &certificates, &settings(case))
+}
+
+fn settings(case: &Path) -> Settings {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(case).unwrap()).unwrap();
+    let given = documents.into_iter().find(|document| document["kind"] == "TestSettings").unwrap_or_default();
+    let on = |field: &str| given[field].as_bool();
+    let text = |field: &str| given[field].as_str();
+    Settings {
+        classless: on("classless").unwrap_or_default(),
+        allow_loopback_endpoints: on("allowLoopbackEndpoints").unwrap_or_default(),
+        allow_external_name: on("allowExternalName").unwrap_or_default(),
+        ssl_redirect: on("sslRedirect").unwrap_or(true),
+        https_port: given["httpsPort"].as_u64().map(|port| u16::try_from(port).unwrap()),
+        ingress_class: text("ingressClass").map(ToOwned::to_owned),
+        default_certificate: text("defaultCertificate")
+            .and_then(|key| key.split_once('/'))
+            .map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+        ..Settings::default()
+    }
+}
+
+fn cases() -> Vec<PathBuf> {
+    files(".in.yaml")
+}
+
+fn files(suffix: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compile");
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.to_str().unwrap().ends_with(suffix));
+    files.sort();
+    files
+}
