@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     model::{Compiled, Problem, Severity},
@@ -44,9 +44,13 @@ async fn publish(live: &Live, metrics: &Metrics, compiled: Arc<Compiled>) {
         error!(%error, "a configuration could not be put in force");
         return;
     }
-    metrics.process.config_publishes.fetch_add(1, Ordering::Relaxed);
     metrics.process.config_problems.store(i64::try_from(problems).unwrap_or(i64::MAX), Ordering::Relaxed);
-    info!(hosts, backends, problems, "configuration in force");
+    // Once with each start; a busy cluster changes many times a second, and the metrics tell of that.
+    if metrics.process.config_publishes.fetch_add(1, Ordering::Relaxed) == 0 {
+        info!(hosts, backends, problems, "configuration in force");
+    } else {
+        debug!(hosts, backends, problems, "configuration in force");
+    }
 }
 
 /// Logs the problems that were not there before; returns those that are there now.

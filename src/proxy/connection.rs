@@ -263,8 +263,8 @@ async fn serve_http(client: Rc<Client>, transport: Transport, prefix: Bytes, is_
         .serve_connection(io, service)
         .with_upgrades();
     let overdue = drive(&client, &mut connection, http1::UpgradeableConnection::graceful_shutdown).await;
-    if let Some(error) = client.progress.refused() {
-        record::refused(&client, error);
+    if let Some((error, id)) = client.progress.refused() {
+        record::refused(&client, error, &id);
     }
     if overdue == Some(Overdue::Head)
         && let Some(parts) = connection.into_parts()
@@ -277,7 +277,7 @@ async fn serve_http(client: Rc<Client>, transport: Transport, prefix: Bytes, is_
 async fn refuse(client: &Rc<Client>, mut io: ClientIo, error: Error) {
     let id = headers::new_request_id();
     let bytes = answer::raw(error, id.to_str().unwrap_or_default());
-    record::refused(client, error);
+    record::refused(client, error, &id);
     let last_word = async {
         io.write_all(&bytes).await?;
         io.shutdown().await

@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Error, answer, clock::Moment, headers, transport::Transport};
@@ -27,7 +28,7 @@ pub(super) struct Progress {
     since: AtomicU64,
     write_blocked: AtomicBool,
     write_since: AtomicU64,
-    refused: Mutex<Option<Error>>,
+    refused: Mutex<Option<(Error, HeaderValue)>>,
     is_http2: bool,
 }
 
@@ -84,9 +85,9 @@ impl Progress {
         self.write_blocked.load(Ordering::Relaxed).then(|| self.write_since.load(Ordering::Relaxed))
     }
 
-    /// Why bytes that were no request were refused, if they were.
-    pub(super) fn refused(&self) -> Option<Error> {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Why bytes that were no request were refused, and the id given to them, if they were.
+    pub(super) fn refused(&self) -> Option<(Error, HeaderValue)> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the connection speaks HTTP/2.
@@ -159,7 +160,7 @@ impl ClientIo {
         };
         let id = headers::new_request_id();
         self.answer = answer::raw(error, id.to_str().unwrap_or_default());
-        *self.progress.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.progress.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((error, id));
         true
     }
 }

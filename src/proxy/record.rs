@@ -166,14 +166,14 @@ impl Record {
 }
 
 /// Counts and logs bytes that never became a request.
-pub(super) fn refused(client: &Client, error: Error) {
+pub(super) fn refused(client: &Client, error: Error, request_id: &HeaderValue) {
     let worker = &client.worker;
     let status = error.status().as_u16();
     worker.metrics.process.answered(error.label());
     worker.metrics.unrouted.record(worker.thread, status, Duration::ZERO);
     worker.access_log.record(&access_log::Record {
         time: SystemTime::now(),
-        request_id: "",
+        request_id: request_id.to_str().unwrap_or_default(),
         client: client.address,
         method: "",
         host: b"",

@@ -138,7 +138,6 @@ struct State {
     settings: Settings,
     contents: Contents,
     certificates: Certificates,
-    told: BTreeSet<Problem>,
 }
 
 impl State {
@@ -150,15 +149,6 @@ impl State {
         self.contents = contents;
         let cluster = Cluster::read(loaded.objects);
         self.certificates.update(&cluster);
-        let compiled = kubernetes::compile(&cluster, &self.certificates, &self.settings);
-        self.tell(&compiled.problems);
-        compiled
-    }
-
-    fn tell(&mut self, problems: &[Problem]) {
-        for problem in problems.iter().filter(|problem| !self.told.contains(problem)) {
-            warn!(origin = %problem.origin, field = problem.field, problem = %problem.kind, "problem in a manifest");
-        }
-        self.told = problems.iter().cloned().collect();
+        kubernetes::compile(&cluster, &self.certificates, &self.settings)
     }
 }
