@@ -89,8 +89,8 @@ pub enum Publish {
     None,
     /// The addresses of this Service, for as long as they are known.
     Service(ObjectKey),
-    /// These, IP addresses or names.
-    Addresses(Vec<String>),
+    /// These.
+    Addresses(Vec<Address>),
 }
 
 /// Why the source ended before it was told to.
@@ -183,7 +183,7 @@ async fn rebuild(
         let compiled = publish(&updates, compiled);
         let addresses = match &settings.publish {
             Publish::None => Some(Vec::new()),
-            Publish::Addresses(addresses) => Some(addresses.iter().map(|text| Address::from(text.as_str())).collect()),
+            Publish::Addresses(addresses) => Some(addresses.clone()),
             Publish::Service(_) => {
                 stores.service().map(|service| service.map(|s| status::service_addresses(&s)).unwrap_or_default())
             }

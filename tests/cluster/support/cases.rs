@@ -6,14 +6,14 @@ use futures_util::FutureExt;
 
 /// Runs cases and counts them.
 #[derive(Default)]
-pub struct Cases {
+pub(crate) struct Cases {
     ran: usize,
     failed: Vec<String>,
 }
 
 impl Cases {
     /// Runs one case. A panic fails the case, not the run.
-    pub async fn run(&mut self, name: &str, case: impl Future<Output = ()>) {
+    pub(crate) async fn run(&mut self, name: &str, case: impl Future<Output = ()>) {
         let started = Instant::now();
         let passed = AssertUnwindSafe(case).catch_unwind().await.is_ok();
         let verdict = if passed { "ok" } else { "FAILED" };
@@ -25,7 +25,7 @@ impl Cases {
     }
 
     /// Says how many ran, and fails if any did.
-    pub fn finish(self, group: &str) {
+    pub(crate) fn finish(self, group: &str) {
         let failed = self.failed.len();
         println!("{group}: {} cases ran against a real kube-apiserver, {failed} failed", self.ran);
         assert!(self.failed.is_empty(), "{group}: failed: {}", self.failed.join(", "));

@@ -26,19 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 /// What came back.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// Status of the response.
-    pub status: u16,
+    pub(crate) status: u16,
     /// The backend that answered; empty when it was Pierhead itself.
-    pub backend: String,
+    pub(crate) backend: String,
     /// Path as the backend saw it.
-    pub path: String,
+    pub(crate) path: String,
     /// `Location` of the response.
-    pub location: String,
+    pub(crate) location: String,
 }
 
 /// Sends `GET path` for `host` to a port of this host.
-pub async fn get(port: u16, host: &str, path: &str) -> Result<Reply, String> {
+pub(crate) async fn get(port: u16, host: &str, path: &str) -> Result<Reply, String> {
     bounded(async {
         let stream = connect(port).await?;
         exchange(stream, host, path).await
@@ -47,7 +47,7 @@ pub async fn get(port: u16, host: &str, path: &str) -> Result<Reply, String> {
 }
 
 /// Sends the same over TLS; gives the certificate of the server as well.
-pub async fn get_tls(port: u16, host: &str, path: &str) -> Result<(Reply, Vec<u8>), String> {
+pub(crate) async fn get_tls(port: u16, host: &str, path: &str) -> Result<(Reply, Vec<u8>), String> {
     bounded(async {
         let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
         let stream = connect(port).await?;
@@ -141,23 +141,38 @@ impl ServerCertVerifier for AnyCertificate {
 
 /// What steady traffic saw: successes by backend, and every failure.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Requests answered 200, by backend.
-    pub answered: BTreeMap<String, usize>,
+    pub(crate) answered: BTreeMap<String, usize>,
     /// Everything else.
-    pub failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 /// Requests one after another on several connections at a time, until it is stopped.
-pub struct Traffic {
+pub(crate) struct Traffic {
     clients: Vec<JoinHandle<()>>,
     seen: Arc<Mutex<Seen>>,
     stop: CancellationToken,
 }
 
 impl Traffic {
-    /// Starts four clients.
-    pub fn start(port: u16, host: &str, path: &str) -> Self {
+    /// Starts four clients of the HTTP port.
+    pub(crate) fn start(port: u16, host: &str, path: &str) -> Self {
+        Self::start_with(host, path, move |host, path| async move { get(port, &host, &path).await })
+    }
+
+    /// Starts four clients of the TLS port; each request has a handshake of its own.
+    pub(crate) fn start_tls(port: u16, host: &str, path: &str) -> Self {
+        Self::start_with(host, path, move |host, path| async move {
+            get_tls(port, &host, &path).await.map(|(reply, _)| reply)
+        })
+    }
+
+    fn start_with<F, R>(host: &str, path: &str, send: F) -> Self
+    where
+        F: Fn(String, String) -> R + Copy + Send + 'static,
+        R: Future<Output = Result<Reply, String>> + Send,
+    {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stop = CancellationToken::new();
         let clients = (0..4)
@@ -166,7 +181,7 @@ impl Traffic {
                 let (seen, stop) = (Arc::clone(&seen), stop.clone());
                 tokio::spawn(async move {
                     while !stop.is_cancelled() {
-                        let reply = get(port, &host, &path).await;
+                        let reply = send(host.clone(), path.clone()).await;
                         let mut seen = seen.lock().expect("no client panics");
                         match reply {
                             Ok(Reply { status: 200, backend, .. }) => {
@@ -182,12 +197,12 @@ impl Traffic {
     }
 
     /// What was seen so far.
-    pub fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Seen {
         self.seen.lock().expect("no client panics").clone()
     }
 
     /// Ends the clients after the request they are at.
-    pub async fn stop(self) -> Seen {
+    pub(crate) async fn stop(self) -> Seen {
         self.stop.cancel();
         for client in self.clients {
             client.await.expect("no client panics");

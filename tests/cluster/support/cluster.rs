@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Backend, ControlPlane, Pierhead, Ports, eventually, service, slice};
 
 /// Group, version and plural of the kinds that the tests write or read.
-const KINDS: [(&str, &str, &str, &str); 10] = [
+const KINDS: [(&str, &str, &str, &str); 11] = [
     ("Ingress", "networking.k8s.io", "v1", "ingresses"),
     ("IngressClass", "networking.k8s.io", "v1", "ingressclasses"),
     ("Service", "", "v1", "services"),
@@ -29,21 +29,22 @@ const KINDS: [(&str, &str, &str, &str); 10] = [
     ("BackendPolicy", "pierhead.dev", "v1alpha1", "backendpolicies"),
     ("Event", "events.k8s.io", "v1", "events"),
     ("Lease", "coordination.k8s.io", "v1", "leases"),
+    ("ClusterRole", "rbac.authorization.k8s.io", "v1", "clusterroles"),
     ("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions"),
 ];
 
 /// A cluster in which Pierhead may run.
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// Its control plane.
-    pub control_plane: ControlPlane,
+    pub(crate) control_plane: ControlPlane,
     /// What Pierhead connects with: the token of its own ServiceAccount.
-    pub kubeconfig: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
     scenes: AtomicUsize,
 }
 
 impl Cluster {
     /// Starts a control plane and applies `crds/` and `deploy/`.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let control_plane = ControlPlane::start().await;
         let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
         let path = |folder: &str| checkout.join(folder).display().to_string();
@@ -69,24 +70,24 @@ impl Cluster {
     }
 
     /// Cluster administrator.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.control_plane.client()
     }
 
     /// Starts a replica and waits until it is ready.
-    pub async fn pierhead(&self, name: &str, replica: u16, args: &[&str]) -> Pierhead {
+    pub(crate) async fn pierhead(&self, name: &str, replica: u16, args: &[&str]) -> Pierhead {
         let pierhead = self.spawn(name, replica, args);
         pierhead.ready().await;
         pierhead
     }
 
     /// Starts a replica.
-    pub fn spawn(&self, name: &str, replica: u16, args: &[&str]) -> Pierhead {
+    pub(crate) fn spawn(&self, name: &str, replica: u16, args: &[&str]) -> Pierhead {
         Pierhead::spawn(self.control_plane.dir(), &self.kubeconfig, name, Ports::of(replica), args)
     }
 
     /// A new namespace.
-    pub async fn scene(&self) -> Scene<'_> {
+    pub(crate) async fn scene(&self) -> Scene<'_> {
         let namespace = format!("scene-{}", self.scenes.fetch_add(1, Ordering::Relaxed));
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
         self.apply("", object).await;
@@ -94,12 +95,12 @@ impl Cluster {
     }
 
     /// Applies an object in a namespace; an empty one is for kinds without.
-    pub async fn apply(&self, namespace: &str, object: impl Into<Value>) -> DynamicObject {
+    pub(crate) async fn apply(&self, namespace: &str, object: impl Into<Value>) -> DynamicObject {
         self.try_apply(namespace, object.into()).await.expect("the object is taken")
     }
 
     /// The same, when the API server may refuse.
-    pub async fn try_apply(&self, namespace: &str, object: Value) -> Result<DynamicObject, kube::Error> {
+    pub(crate) async fn try_apply(&self, namespace: &str, object: Value) -> Result<DynamicObject, kube::Error> {
         let kind = object["kind"].as_str().expect("a kind").to_owned();
         let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
         let params = PatchParams::apply("test").force();
@@ -107,13 +108,13 @@ impl Cluster {
     }
 
     /// Changes parts of an object.
-    pub async fn merge(&self, namespace: &str, kind: &str, name: &str, patch: Value) {
+    pub(crate) async fn merge(&self, namespace: &str, kind: &str, name: &str, patch: Value) {
         let done = self.api(kind, namespace).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
         done.expect("the change is taken");
     }
 
     /// Writes the status of an object as a merge.
-    pub async fn merge_status(&self, namespace: &str, kind: &str, name: &str, status: Value) {
+    pub(crate) async fn merge_status(&self, namespace: &str, kind: &str, name: &str, status: Value) {
         let patch = json!({ "status": status });
         let api = self.api(kind, namespace);
         let done = api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await;
@@ -121,12 +122,12 @@ impl Cluster {
     }
 
     /// Deletes an object.
-    pub async fn delete(&self, namespace: &str, kind: &str, name: &str) {
+    pub(crate) async fn delete(&self, namespace: &str, kind: &str, name: &str) {
         self.api(kind, namespace).delete(name, &DeleteParams::default()).await.expect("it is deleted");
     }
 
     /// Reads an object.
-    pub async fn get(&self, namespace: &str, kind: &str, name: &str) -> Value {
+    pub(crate) async fn get(&self, namespace: &str, kind: &str, name: &str) -> Value {
         let object = self.api(kind, namespace).get(name).await.expect("it exists");
         let mut value = object.data.clone();
         value["metadata"] = serde_json::to_value(&object.metadata).expect("metadata is JSON");
@@ -134,7 +135,7 @@ impl Cluster {
     }
 
     /// Events about an object, as `reason: note`.
-    pub async fn events(&self, namespace: &str, kind: &str, name: &str) -> Vec<String> {
+    pub(crate) async fn events(&self, namespace: &str, kind: &str, name: &str) -> Vec<String> {
         let events = self.api("Event", namespace).list(&ListParams::default()).await.expect("a list");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         events
@@ -145,7 +146,7 @@ impl Cluster {
     }
 
     /// Waits for an Event about an object whose `reason: note` contains all these parts.
-    pub async fn has_event(&self, namespace: &str, kind: &str, name: &str, parts: &[&str]) {
+    pub(crate) async fn has_event(&self, namespace: &str, kind: &str, name: &str, parts: &[&str]) {
         eventually(&format!("an Event with {parts:?} about {kind} {name}"), async || {
             let events = self.events(namespace, kind, name).await;
             let found = events.iter().any(|event| parts.iter().all(|part| event.contains(part)));
@@ -173,17 +174,17 @@ impl Cluster {
 }
 
 /// A namespace of its own, with the backends that live in it.
-pub struct Scene<'a> {
+pub(crate) struct Scene<'a> {
     /// Where it is.
-    pub cluster: &'a Cluster,
+    pub(crate) cluster: &'a Cluster,
     /// Its namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     backends: BTreeMap<String, Backend>,
 }
 
 impl Scene<'_> {
     /// Starts one backend for each name, with a Service and a slice of the same name.
-    pub async fn backends(&mut self, names: &[&str]) {
+    pub(crate) async fn backends(&mut self, names: &[&str]) {
         for name in names {
             let backend = Backend::start(name).await;
             self.apply(service(name)).await;
@@ -193,32 +194,37 @@ impl Scene<'_> {
     }
 
     /// The backend of that name.
-    pub fn backend(&self, name: &str) -> &Backend {
+    pub(crate) fn backend(&self, name: &str) -> &Backend {
         &self.backends[name]
     }
 
     /// Applies an object here.
-    pub async fn apply(&self, object: impl Into<Value>) -> String {
+    pub(crate) async fn apply(&self, object: impl Into<Value>) -> String {
         self.cluster.apply(&self.namespace, object).await.name_any()
     }
 
     /// Deletes an object here.
-    pub async fn delete(&self, kind: &str, name: &str) {
+    pub(crate) async fn delete(&self, kind: &str, name: &str) {
         self.cluster.delete(&self.namespace, kind, name).await;
     }
 
     /// Reads an object here.
-    pub async fn get(&self, kind: &str, name: &str) -> Value {
+    pub(crate) async fn get(&self, kind: &str, name: &str) -> Value {
         self.cluster.get(&self.namespace, kind, name).await
     }
 
     /// Waits for an Event about an object here.
-    pub async fn has_event(&self, kind: &str, name: &str, parts: &[&str]) {
+    pub(crate) async fn has_event(&self, kind: &str, name: &str, parts: &[&str]) {
         self.cluster.has_event(&self.namespace, kind, name, parts).await;
     }
 
+    /// Lets go of the cluster; the backends live on.
+    pub(crate) fn into_parts(self) -> (String, BTreeMap<String, Backend>) {
+        (self.namespace, self.backends)
+    }
+
     /// A host that only this scene uses.
-    pub fn host(&self, prefix: &str) -> String {
+    pub(crate) fn host(&self, prefix: &str) -> String {
         format!("{prefix}.{}.example", self.namespace)
     }
 }

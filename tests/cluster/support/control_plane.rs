@@ -22,7 +22,7 @@ const API: &str = "https://127.0.0.1:6443";
 const ADMIN_TOKEN: &str = "admin-token";
 
 /// A running control plane; it ends with this value.
-pub struct ControlPlane {
+pub(crate) struct ControlPlane {
     dir: tempfile::TempDir,
     binaries: PathBuf,
     api_server: Child,
@@ -32,12 +32,13 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts both and waits until the API server is ready.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let binaries = binaries();
         let dir = tempfile::tempdir().expect("a temporary folder");
-        // Service account tokens are signed with it; the API server takes any key in PKCS #8.
-        let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
-        fs::write(dir.path().join("sa.key"), key).expect("written");
+        // Tokens of ServiceAccounts are signed with it.
+        let key = rcgen::KeyPair::generate().expect("a key");
+        fs::write(dir.path().join("sa.key"), key.serialize_pem()).expect("written");
+        fs::write(dir.path().join("sa.pub"), key.public_key_pem()).expect("written");
         fs::write(dir.path().join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,\"system:masters\"\n"))
             .expect("written");
         let etcd = start_etcd(&binaries, dir.path());
@@ -52,12 +53,12 @@ impl ControlPlane {
     }
 
     /// Cluster administrator.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         self.client.clone()
     }
 
     /// Waits until the API server takes requests.
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         eventually("the API server is ready", async || {
             let request = http::Request::get("/readyz").body(Vec::new()).expect("a request");
             match self.client.request_text(request).await {
@@ -69,28 +70,28 @@ impl ControlPlane {
     }
 
     /// Writes a kubeconfig that holds the token.
-    pub fn kubeconfig(&self, user: &str, token: &str) -> PathBuf {
+    pub(crate) fn kubeconfig(&self, user: &str, token: &str) -> PathBuf {
         write_kubeconfig(self.dir.path(), user, token)
     }
 
     /// A folder for files of the test; it goes away at the end.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// Kills the API server. etcd stays, so nothing is forgotten.
-    pub async fn stop_api_server(&mut self) {
+    pub(crate) async fn stop_api_server(&mut self) {
         self.api_server.kill().await.expect("killed");
     }
 
     /// Starts the API server again and waits until it is ready.
-    pub async fn start_api_server(&mut self) {
+    pub(crate) async fn start_api_server(&mut self) {
         self.api_server = start_api_server(&self.binaries, self.dir.path());
         self.ready().await;
     }
 
     /// Runs kubectl as administrator; fails with its output.
-    pub async fn kubectl(&self, args: &[&str]) -> String {
+    pub(crate) async fn kubectl(&self, args: &[&str]) -> String {
         let kubeconfig = self.dir.path().join("admin.kubeconfig");
         let mut command = Command::new(self.binaries.join("kubectl"));
         command.arg("--kubeconfig").arg(kubeconfig).args(args).env("HOME", self.dir.path());
@@ -136,7 +137,7 @@ fn start_api_server(binaries: &Path, dir: &Path) -> Child {
         &flag("cert-dir", "certs"),
         &flag("token-auth-file", "tokens.csv"),
         &flag("service-account-signing-key-file", "sa.key"),
-        &flag("service-account-key-file", "sa.key"),
+        &flag("service-account-key-file", "sa.pub"),
     ]);
     spawn(server, &dir.join("kube-apiserver.log"))
 }

@@ -15,22 +15,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use backend::Backend;
-pub use cases::Cases;
-pub use client::{Reply, Traffic};
-pub use cluster::{Cluster, Scene};
-pub use control_plane::ControlPlane;
-pub use objects::{Ingress, certificate, ingress, policy, service, slice, tls_secret};
-pub use pierhead::{Pierhead, Ports};
+pub(crate) use backend::Backend;
+pub(crate) use cases::Cases;
+pub(crate) use client::{Traffic, get};
+pub(crate) use cluster::{Cluster, Scene};
+use control_plane::ControlPlane;
+pub(crate) use objects::{certificate, ingress, policy, service, slice, tls_secret};
+pub(crate) use pierhead::{Pierhead, Ports};
 
 /// Set in the process that runs inside the namespace.
 const INSIDE: &str = "PIERHEAD_CLUSTER_TEST";
 
 /// Time allowed for anything to come about. Generous: the machine may be busy, and success does not wait for it.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs the body of `test` in a network namespace of its own, by running this very test again under `unshare`.
-pub fn in_namespace(test: &str, body: impl AsyncFnOnce()) {
+pub(crate) fn in_namespace(test: &str, body: impl AsyncFnOnce()) {
     if env::var_os(INSIDE).is_some() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         shell("ip link set lo up");
@@ -60,12 +60,12 @@ fn shell(command: &str) {
 }
 
 /// Tries until it succeeds; fails with the last reason when [`DEADLINE`] is over.
-pub async fn eventually<T, E: Debug>(what: &str, attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+pub(crate) async fn eventually<T, E: Debug>(what: &str, attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     within(DEADLINE, what, attempt).await
 }
 
 /// Tries until it succeeds; fails with the last reason when the time is over.
-pub async fn within<T, E: Debug>(
+pub(crate) async fn within<T, E: Debug>(
     time: Duration,
     what: &str,
     mut attempt: impl AsyncFnMut() -> Result<T, E>,

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use super::Backend;
 
 /// Starts an Ingress of class `pierhead`.
-pub fn ingress(name: &str) -> Ingress {
+pub(crate) fn ingress(name: &str) -> Ingress {
     Ingress { name: name.to_owned(), class: Some("pierhead".to_owned()), ..Ingress::default() }
 }
 
 /// An Ingress under construction.
 #[derive(Clone, Debug, Default)]
-pub struct Ingress {
+pub(crate) struct Ingress {
     name: String,
     class: Option<String>,
     annotations: Vec<(String, String)>,
@@ -22,48 +22,48 @@ pub struct Ingress {
 
 impl Ingress {
     /// Names another class, or none.
-    pub fn class(mut self, class: Option<&str>) -> Self {
+    pub(crate) fn class(mut self, class: Option<&str>) -> Self {
         self.class = class.map(ToOwned::to_owned);
         self
     }
 
     /// Adds an annotation.
-    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+    pub(crate) fn annotation(mut self, key: &str, value: &str) -> Self {
         self.annotations.push((key.to_owned(), value.to_owned()));
         self
     }
 
     /// Begins a rule; an empty host is a rule without one.
-    pub fn host(mut self, host: &str) -> Self {
+    pub(crate) fn host(mut self, host: &str) -> Self {
         self.rules.push((host.to_owned(), Vec::new()));
         self
     }
 
     /// Adds a Prefix path to the last rule.
-    pub fn prefix(self, path: &str, backend: &str) -> Self {
+    pub(crate) fn prefix(self, path: &str, backend: &str) -> Self {
         self.path("Prefix", path, backend)
     }
 
     /// Adds an Exact path to the last rule.
-    pub fn exact(self, path: &str, backend: &str) -> Self {
+    pub(crate) fn exact(self, path: &str, backend: &str) -> Self {
         self.path("Exact", path, backend)
     }
 
     /// Adds a path to the last rule.
-    pub fn path(mut self, kind: &str, path: &str, backend: &str) -> Self {
+    pub(crate) fn path(mut self, kind: &str, path: &str, backend: &str) -> Self {
         let path = json!({"path": path, "pathType": kind, "backend": service_ref(backend)});
         self.rules.last_mut().expect("host() comes first").1.push(path);
         self
     }
 
     /// Sets the default backend.
-    pub fn default_backend(mut self, backend: &str) -> Self {
+    pub(crate) fn default_backend(mut self, backend: &str) -> Self {
         self.default = Some(service_ref(backend));
         self
     }
 
     /// Serves hosts over TLS.
-    pub fn tls(mut self, hosts: &[&str], secret: &str) -> Self {
+    pub(crate) fn tls(mut self, hosts: &[&str], secret: &str) -> Self {
         self.tls.push(json!({"hosts": hosts, "secretName": secret}));
         self
     }
@@ -107,7 +107,7 @@ fn service_ref(backend: &str) -> Value {
 }
 
 /// A Service with port 80, named `http`, to port 8080.
-pub fn service(name: &str) -> Value {
+pub(crate) fn service(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
@@ -115,11 +115,9 @@ pub fn service(name: &str) -> Value {
 }
 
 /// A slice of the Service with these backends, all ready.
-pub fn slice(service: &str, backends: &[&Backend]) -> Value {
-    let endpoints: Vec<Value> = backends
-        .iter()
-        .map(|backend| json!({"addresses": [backend.ip], "conditions": {"ready": true}}))
-        .collect();
+pub(crate) fn slice(service: &str, backends: &[&Backend]) -> Value {
+    let endpoints: Vec<Value> =
+        backends.iter().map(|backend| json!({"addresses": [backend.ip], "conditions": {"ready": true}})).collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": format!("{service}-1"), "labels": {"kubernetes.io/service-name": service}},
@@ -130,7 +128,7 @@ pub fn slice(service: &str, backends: &[&Backend]) -> Value {
 }
 
 /// A policy for one Service; `spec` holds the rest.
-pub fn policy(name: &str, target: &str, mut spec: Value) -> Value {
+pub(crate) fn policy(name: &str, target: &str, mut spec: Value) -> Value {
     spec["targetRefs"] = json!([{"group": "", "kind": "Service", "name": target}]);
     json!({
         "apiVersion": "pierhead.dev/v1alpha1", "kind": "BackendPolicy", "metadata": {"name": name}, "spec": spec,
@@ -138,14 +136,14 @@ pub fn policy(name: &str, target: &str, mut spec: Value) -> Value {
 }
 
 /// A new certificate for the names: PEM of certificate and key, and the certificate in DER.
-pub fn certificate(names: &[&str]) -> (String, String, Vec<u8>) {
+pub(crate) fn certificate(names: &[&str]) -> (String, String, Vec<u8>) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let made = rcgen::generate_simple_self_signed(names).expect("valid names");
     (made.cert.pem(), made.signing_key.serialize_pem(), made.cert.der().to_vec())
 }
 
 /// A Secret of type `kubernetes.io/tls`.
-pub fn tls_secret(name: &str, certificate: &str, key: &str) -> Value {
+pub(crate) fn tls_secret(name: &str, certificate: &str, key: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "kubernetes.io/tls",
         "stringData": {"tls.crt": certificate, "tls.key": key},

@@ -15,33 +15,33 @@ use super::{
 
 /// The ports of one replica.
 #[derive(Clone, Copy, Debug)]
-pub struct Ports {
+pub(crate) struct Ports {
     /// Plain HTTP.
-    pub http: u16,
+    pub(crate) http: u16,
     /// TLS.
-    pub https: u16,
+    pub(crate) https: u16,
     /// Probes and metrics.
-    pub admin: u16,
+    pub(crate) admin: u16,
 }
 
 impl Ports {
     /// The ports of the replica with this number.
-    pub fn of(replica: u16) -> Self {
+    pub(crate) fn of(replica: u16) -> Self {
         Self { http: 18080 + replica, https: 18443 + replica, admin: 19090 + replica }
     }
 }
 
 /// A replica; it is killed with this value.
-pub struct Pierhead {
+pub(crate) struct Pierhead {
     /// Where it listens.
-    pub ports: Ports,
+    pub(crate) ports: Ports,
     process: Child,
     log: PathBuf,
 }
 
 impl Pierhead {
     /// Starts a replica; does not wait until it is ready.
-    pub fn spawn(dir: &Path, kubeconfig: &Path, name: &str, ports: Ports, args: &[&str]) -> Self {
+    pub(crate) fn spawn(dir: &Path, kubeconfig: &Path, name: &str, ports: Ports, args: &[&str]) -> Self {
         let log = dir.join(format!("{name}.log"));
         let out = File::create(&log).expect("a log file");
         let err = out.try_clone().expect("the same log file");
@@ -64,7 +64,7 @@ impl Pierhead {
     }
 
     /// Waits until it is ready for traffic.
-    pub async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         eventually("pierhead is ready", async || match self.readiness().await {
             Ok(200) => Ok(()),
             other => Err(format!("{other:?}\n{}", self.log_tail())),
@@ -73,22 +73,22 @@ impl Pierhead {
     }
 
     /// Status of `/readyz`.
-    pub async fn readiness(&self) -> Result<u16, String> {
+    pub(crate) async fn readiness(&self) -> Result<u16, String> {
         client::get(self.ports.admin, "localhost", "/readyz").await.map(|reply| reply.status)
     }
 
     /// Sends `GET path` for `host`.
-    pub async fn get(&self, host: &str, path: &str) -> Result<Reply, String> {
+    pub(crate) async fn get(&self, host: &str, path: &str) -> Result<Reply, String> {
         client::get(self.ports.http, host, path).await
     }
 
     /// Sends the same over TLS; gives the certificate of the server as well.
-    pub async fn get_tls(&self, host: &str, path: &str) -> Result<(Reply, Vec<u8>), String> {
+    pub(crate) async fn get_tls(&self, host: &str, path: &str) -> Result<(Reply, Vec<u8>), String> {
         client::get_tls(self.ports.https, host, path).await
     }
 
     /// Waits until the request is answered by the backend, or with the status when `want` is a number.
-    pub async fn answers(&self, host: &str, path: &str, want: &str) {
+    pub(crate) async fn answers(&self, host: &str, path: &str, want: &str) {
         eventually(&format!("{host}{path} goes to {want}"), async || match self.get(host, path).await {
             Ok(reply) if is(&reply, want) => Ok(()),
             other => Err(other),
@@ -97,7 +97,7 @@ impl Pierhead {
     }
 
     /// Checks the rows: host, path, and the backend or status.
-    pub async fn table(&self, rows: &[(&str, &str, &str)]) {
+    pub(crate) async fn table(&self, rows: &[(&str, &str, &str)]) {
         for (host, path, want) in rows {
             let reply = self.get(host, path).await.expect("an answer");
             assert!(is(&reply, want), "{host}{path}: want {want}, got {reply:?}");
@@ -105,19 +105,19 @@ impl Pierhead {
     }
 
     /// Everything it has logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Sends a signal by name.
-    pub async fn signal(&self, name: &str) {
+    pub(crate) async fn signal(&self, name: &str) {
         let id = self.process.id().expect("it still runs").to_string();
         let status = Command::new("kill").args(["-s", name, &id]).status().await.expect("kill runs");
         assert!(status.success(), "kill -s {name}: {status}");
     }
 
     /// Waits for its end; says whether it ended well.
-    pub async fn ended(&mut self) -> bool {
+    pub(crate) async fn ended(&mut self) -> bool {
         self.process.wait().await.expect("it can be waited for").success()
     }
 
