@@ -35,6 +35,9 @@ use crate::{
 /// Threads of the control half. Traffic has threads of its own.
 const CONTROL_THREADS: usize = 2;
 
+/// How long the tasks of the control half may take to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// How long the last lines of the access log may take when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -105,6 +108,7 @@ impl App {
             Some(ended) = self.tasks.join_next() => return Err(too_early(ended)),
             signal = signals.next() => {
                 info!(signal, "stopped before the first configuration");
+                self.end().await;
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -131,8 +135,17 @@ impl App {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        self.stop.cancel();
+        self.end().await;
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    /// Lets the tasks end by themselves: the leader gives its Lease back.
+    async fn end(&mut self) {
+        self.stop.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL, all).await.is_err() {
+            warn!("tasks did not end in time");
+        }
     }
 
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
@@ -183,9 +196,11 @@ impl App {
             self.spawn("manifest files", until_end(run));
         }
         if let Some(cluster) = settings.cluster {
-            let client = kube::Client::try_default()
+            let mut config = kube::Config::infer()
                 .await
                 .context("no Kubernetes configuration: run in a cluster, or set KUBECONFIG")?;
+            config.read_timeout = Some(sources::kubernetes::run::READ_TIMEOUT);
+            let client = kube::Client::try_from(config).context("the Kubernetes configuration is not usable")?;
             let (sender, updates) = watch::channel(None);
             inputs.push(updates);
             let run = sources::kubernetes::run::run(client, cluster, sender, self.stop.clone());
