@@ -183,9 +183,11 @@ impl App {
             self.spawn("manifest files", until_end(run));
         }
         if let Some(cluster) = settings.cluster {
-            let client = kube::Client::try_default()
+            let mut config = kube::Config::infer()
                 .await
                 .context("no Kubernetes configuration: run in a cluster, or set KUBECONFIG")?;
+            config.read_timeout = Some(sources::kubernetes::run::READ_TIMEOUT);
+            let client = kube::Client::try_from(config).context("the Kubernetes configuration is not usable")?;
             let (sender, updates) = watch::channel(None);
             inputs.push(updates);
             let run = sources::kubernetes::run::run(client, cluster, sender, self.stop.clone());

@@ -35,6 +35,9 @@ pub(super) async fn serve(client: Rc<Client>, request: http::Request<Incoming>) 
     let is_head = head.method == Method::HEAD;
     let address = client_address(&client, &head);
     let mut record = Some(Box::new(Record::start(&client, &head, &id, address)));
+    if let Some(record) = record.as_mut().filter(|_| !body.is_end_stream()) {
+        record.expect_body();
+    }
     let exchange = Exchange { client: &client, record: &mut record, id: &id, address };
     match exchange.run(head, body).await {
         Ok(response) => response,

@@ -20,6 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Error, answer, clock::Moment, headers, transport::Transport};
 
+/// Bytes thrown away at a time while a connection lingers.
+const DISCARDED: usize = 4096;
+
 /// Where a connection stands. Kept in atomics because hyper wants upgradable I/O to be `Send`; one thread uses it.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -28,6 +31,8 @@ pub(super) struct Progress {
     since: AtomicU64,
     write_blocked: AtomicBool,
     write_since: AtomicU64,
+    lingers: AtomicBool,
+    lingering_since: AtomicU64,
     refused: Mutex<Option<(Error, HeaderValue)>>,
     is_http2: bool,
 }
@@ -54,6 +59,8 @@ impl Progress {
             since: since.into(),
             write_blocked: AtomicBool::new(false),
             write_since: since.into(),
+            lingers: AtomicBool::new(false),
+            lingering_since: Moment::MAX.into(),
             refused: Mutex::new(None),
             is_http2,
         })
@@ -90,6 +97,18 @@ impl Progress {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When it ends, the end waits for the client.
+    ///
+    /// A socket that is closed over unread bytes is reset, and the reset overtakes the last answer (RFC 9112 §9.6).
+    pub(super) fn linger(&self) {
+        self.lingers.store(true, Ordering::Relaxed);
+    }
+
+    /// Since when the end waits for the client.
+    pub(super) fn lingering_since(&self) -> Option<Moment> {
+        Some(self.lingering_since.load(Ordering::Relaxed)).filter(|since| *since != Moment::MAX)
+    }
+
     /// Whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.is_http2
@@ -119,11 +138,12 @@ pub(super) struct ClientIo {
     progress: Arc<Progress>,
     /// Our answer in the place of hyper's, while it is being written.
     answer: Bytes,
+    is_shut: bool,
 }
 
 impl ClientIo {
     pub(super) fn new(transport: Transport, prefix: Bytes, progress: Arc<Progress>) -> Self {
-        Self { transport, prefix, progress, answer: Bytes::new() }
+        Self { transport, prefix, progress, answer: Bytes::new(), is_shut: false }
     }
 
     fn poll_transport_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -160,6 +180,7 @@ impl ClientIo {
         };
         let id = headers::new_request_id();
         self.answer = answer::raw(error, id.to_str().unwrap_or_default());
+        self.progress.linger();
         *self.progress.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((error, id));
         true
     }
@@ -227,6 +248,22 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(cx)
+        if !self.is_shut {
+            std::task::ready!(self.poll_answer(cx))?;
+            std::task::ready!(Pin::new(&mut self.transport).poll_shutdown(cx))?;
+            self.is_shut = true;
+            self.progress.lingering_since.store(self.progress.now(), Ordering::Relaxed);
+        }
+        if !self.progress.lingers.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut unread = [std::mem::MaybeUninit::uninit(); DISCARDED];
+        loop {
+            let mut unread = ReadBuf::uninit(&mut unread);
+            std::task::ready!(Pin::new(&mut self.transport).poll_read(cx, &mut unread))?;
+            if unread.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
