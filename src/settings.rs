@@ -33,7 +33,7 @@ pub struct Sources {
     /// Manifest files and folders.
     #[cfg(feature = "kubernetes")]
     pub manifests: Vec<std::path::PathBuf>,
-    /// How manifest files are compiled.
+    /// How objects are compiled.
     #[cfg(feature = "kubernetes")]
     pub compile: crate::sources::kubernetes::compile::Settings,
     /// The Kubernetes API; None when it is not watched.

@@ -22,7 +22,7 @@ use crate::{
 /// Flags of `serve`. Each can be given as an environment variable; lists are then separated by commas.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Send every request to these, in turn: http://host:port (repeatable).
+    /// Send every request to these, in turn: `http://host:port`, https or h2c (repeatable).
     #[arg(long, env = "PIERHEAD_BACKEND", value_name = "URL", value_delimiter = ',', help_heading = "Sources")]
     backend: Vec<BackendUrl>,
     #[cfg(feature = "kubernetes")]
@@ -160,7 +160,7 @@ impl Args {
         if nothing_given && !kubernetes {
             bail!("nothing to serve: give --manifests PATH, --backend URL or --kubernetes");
         }
-        let cluster = kubernetes.then(|| self.cluster.cluster(&compile));
+        let cluster = kubernetes.then(|| self.cluster.cluster(compile.clone()));
         Ok(Sources { backends: self.backend.clone(), manifests, compile, cluster })
     }
 
@@ -240,7 +240,7 @@ mod tests {
         let settings = settings(&["--backend", "http://127.0.0.1:1"]).unwrap();
         assert_eq!(format!("{:?}", settings.proxy), format!("{:?}", proxy::Settings::default()));
         assert_eq!(settings.drain.delay, Duration::from_secs(5));
-        assert_eq!(settings.drain.timeout, Duration::from_secs(240));
+        assert_eq!(settings.drain.timeout, Duration::from_mins(4));
         assert!(settings.admin.ip().is_loopback());
     }
 
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(all.proxy.trusted_cidrs.len(), 1);
         assert_eq!(all.proxy.max_body_bytes, Some(10));
         assert_eq!(all.proxy.timeouts.request_head, Duration::from_millis(250));
-        assert_eq!(all.proxy.hsts, Some(Duration::from_secs(365 * 86_400)));
+        assert_eq!(all.proxy.hsts, Some(Duration::from_hours(365 * 24)));
         assert!(!all.proxy.server_header);
         assert_eq!(all.access_log, access_log::Format::Text, "the access log follows the log");
     }

@@ -61,7 +61,7 @@ struct ObjectArgs {
     /// Follow Services that are external names.
     #[arg(long, env = "PIERHEAD_ALLOW_EXTERNAL_NAME", value_parser = BoolishValueParser::new())]
     allow_external_name: bool,
-    /// Name of this replica in leader election [default: the host name, which is the Pod's name].
+    /// Name of this replica in leader election [default: the Pod's name, or the host name].
     #[arg(long, env = "PIERHEAD_IDENTITY", value_name = "NAME")]
     identity: Option<String>,
     /// Name of the Lease by which one replica is elected to write status.
@@ -73,7 +73,7 @@ struct ObjectArgs {
 }
 
 impl ClusterArgs {
-    /// What compilation of manifest files is told.
+    /// What compilation is told, whatever the source.
     pub(super) fn compile(&self, ssl_redirect: bool, https_port: Option<u16>) -> compile::Settings {
         compile::Settings {
             controller_name: self.objects.controller_name.clone(),
@@ -82,14 +82,12 @@ impl ClusterArgs {
             ssl_redirect,
             https_port,
             allow_external_name: self.objects.allow_external_name,
-            allow_loopback_endpoints: true,
-            classless: true,
+            ..compile::Settings::default()
         }
     }
 
     /// How the Kubernetes API is watched and told.
-    pub(super) fn cluster(&self, files: &compile::Settings) -> run::Settings {
-        let compile = compile::Settings { allow_loopback_endpoints: false, classless: false, ..files.clone() };
+    pub(super) fn cluster(&self, compile: compile::Settings) -> run::Settings {
         let publish = match (&self.objects.publish_service, &self.objects.publish_address) {
             (Some(service), _) => run::Publish::Service(service.clone()),
             (None, addresses) if addresses.is_empty() => run::Publish::None,
@@ -118,11 +116,20 @@ fn object_key(text: &str) -> Result<ObjectKey, String> {
 }
 
 fn host_name() -> String {
-    line_of("/proc/sys/kernel/hostname").unwrap_or_else(|| format!("pierhead-{}", std::process::id()))
+    variable("POD_NAME")
+        .or_else(|| line_of("/proc/sys/kernel/hostname"))
+        .unwrap_or_else(|| format!("pierhead-{}", std::process::id()))
 }
 
 fn own_namespace() -> String {
-    line_of("/var/run/secrets/kubernetes.io/serviceaccount/namespace").unwrap_or_else(|| "default".to_owned())
+    variable("POD_NAMESPACE")
+        .or_else(|| line_of("/var/run/secrets/kubernetes.io/serviceaccount/namespace"))
+        .unwrap_or_else(|| "default".to_owned())
+}
+
+/// A variable that the Pod's manifest sets from its own fields.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn line_of(path: &str) -> Option<String> {

@@ -290,7 +290,9 @@ mod tests {
                 thread::spawn(move || (0..100).for_each(|_| log.record(&record())))
             })
             .collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         log.record(&record());
         log.finish(Duration::from_secs(10));
         let written = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();

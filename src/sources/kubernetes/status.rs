@@ -42,17 +42,15 @@ pub enum Address {
     Host(String),
 }
 
-impl std::str::FromStr for Address {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::Host(text.to_owned()), Self::Ip))
+impl From<&str> for Address {
+    fn from(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Host(text.to_owned()), Self::Ip)
     }
 }
 
 /// The addresses that a Service stands for, as ingress-nginx reads them.
 pub fn service_addresses(service: &Service) -> Vec<Address> {
-    let address = |text: &String| text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+    let address = |text: &String| Address::from(text.as_str());
     let Some(spec) = &service.spec else { return Vec::new() };
     let external = spec.external_ips.iter().flatten().map(address);
     let cluster_ip = || spec.cluster_ip.iter().filter(|ip| !matches!(ip.as_str(), "" | "None")).map(address);
@@ -169,7 +167,7 @@ mod tests {
             ..Objects::default()
         });
         let addresses: Option<Vec<Address>> =
-            addresses.map(|all| all.iter().map(|text| text.parse().unwrap()).collect());
+            addresses.map(|all| all.iter().map(|text| Address::from(*text)).collect());
         let patches = plan(&cluster, &[], &settings, addresses.as_deref());
         assert!(patches.len() <= 1);
         patches.into_iter().next().map(|patch| {
@@ -212,7 +210,7 @@ mod tests {
         ];
         for (spec, want) in rows {
             let service: Arc<Service> = from(json!({"metadata": {"name": "pierhead"}, "spec": spec}));
-            let want: Vec<Address> = want.iter().map(|text| text.parse().unwrap()).collect();
+            let want: Vec<Address> = want.iter().map(|text| Address::from(*text)).collect();
             assert_eq!(service_addresses(&service), want, "{spec}");
         }
         let service: Arc<Service> = from(json!({
@@ -220,6 +218,6 @@ mod tests {
             "spec": {"type": "LoadBalancer"},
             "status": {"loadBalancer": {"ingress": [{"ip": "1.2.3.4"}, {"hostname": "lb.example"}]}},
         }));
-        assert_eq!(service_addresses(&service), ["1.2.3.4".parse().unwrap(), "lb.example".parse().unwrap()]);
+        assert_eq!(service_addresses(&service), [Address::from("1.2.3.4"), Address::from("lb.example")]);
     }
 }

@@ -1,0 +1,87 @@
+//! What a user sees who gives something wrong: one line that says what to do, and status 2.
+
+use std::process::Output;
+
+use crate::support::{manifests::ingress, pierhead::command, soon};
+
+async fn ended(flags: &[&str], variables: &[(&str, &str)]) -> Output {
+    let child = command().args(flags).envs(variables.iter().copied()).spawn().unwrap();
+    soon("end of the process", child.wait_with_output()).await.unwrap()
+}
+
+/// Status 2, nothing on standard output, and a last line of the log that says `expected`.
+async fn refused(flags: &[&str], expected: &str) {
+    let Output { status, stdout, stderr } = ended(flags, &[]).await;
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    assert!(stdout.is_empty());
+    let said: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(said.len(), 1, "{stderr}");
+    assert!(said[0].contains(expected), "{expected:?} in {stderr}");
+    assert!(stderr.lines().all(|line| line.starts_with("error: ") || line.starts_with('{')), "{stderr}");
+}
+
+#[tokio::test]
+async fn no_source_is_told_with_what_to_give() {
+    refused(&[], "--manifests").await;
+}
+
+#[tokio::test]
+async fn an_unknown_flag_is_told_with_the_likely_one() {
+    refused(&["--manifest=x", "--htp=1"], "--manifests").await;
+}
+
+#[tokio::test]
+async fn an_unreadable_path_is_named() {
+    refused(&["--manifests=/nonexistent/manifests"], "/nonexistent/manifests").await;
+}
+
+#[tokio::test]
+async fn a_value_that_is_none_is_named() {
+    refused(&["--backend=http://127.0.0.1:1", "--idle-timeout=soon"], "--idle-timeout").await;
+    refused(&["--backend=http://127.0.0.1:1", "--http=nowhere"], "--http").await;
+    refused(&["--backend=http://127.0.0.1:1", "--log-level=x=y=z"], "log level").await;
+    refused(&["--backend=not a url", "--http=127.0.0.1:0", "--https=127.0.0.1:0", "--admin=127.0.0.1:0"], "not a url")
+        .await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    let free = "127.0.0.1:0";
+    for (http, https, admin) in [(&*address, free, free), (free, &address, free), (free, free, &address)] {
+        let flags = [format!("--http={http}"), format!("--https={https}"), format!("--admin={admin}")];
+        let flags: Vec<&str> = flags.iter().map(String::as_str).chain(["--backend=http://127.0.0.1:1"]).collect();
+        refused(&flags, &address).await;
+    }
+}
+
+#[tokio::test]
+async fn an_empty_variable_counts_as_unset() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.yaml"), ingress("main").host("a.example").prefix("/", "one").to_string())
+        .unwrap();
+    let variables = [("PIERHEAD_IDLE_TIMEOUT", ""), ("PIERHEAD_HTTP", ""), ("PIERHEAD_BACKEND", "")];
+    let Output { status, stderr, .. } =
+        ended(&["--log-level=x=y=z", "--manifests", folder.path().to_str().unwrap()], &variables).await;
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert!(stderr.contains("log level"), "the empty variables were read: {stderr}");
+    assert_eq!(status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn a_variable_stands_for_its_flag() {
+    let Output { stderr, .. } = ended(&["--backend=http://127.0.0.1:1"], &[("PIERHEAD_IDLE_TIMEOUT", "soon")]).await;
+    assert!(String::from_utf8(stderr).unwrap().contains("--idle-timeout"));
+}
+
+#[tokio::test]
+async fn help_groups_the_flags() {
+    let Output { status, stdout, .. } = ended(&["--help"], &[]).await;
+    let help = String::from_utf8(stdout).unwrap();
+    assert!(status.success());
+    for heading in ["Sources:", "Listeners:", "Traffic:", "Limits of time:", "Logs:", "Kubernetes:"] {
+        assert!(help.contains(heading), "{heading} in {help}");
+    }
+}

@@ -1,0 +1,27 @@
+//! Behaviour from outside: manifests in, HTTP out. The real binary, real sockets, no API server.
+//!
+//! One module a feature; `docs/behaviour-tests.md` maps each promise to its test.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails is a panic")]
+#![allow(unreachable_pub, reason = "what the support modules share is public inside this target only")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admin;
+mod answers;
+mod backends;
+mod balance;
+mod cli;
+mod headers;
+mod http2;
+mod lifecycle;
+mod limits;
+mod messages;
+mod promises;
+mod reload;
+mod retry;
+mod routing;
+mod streaming;
+mod tls;
+mod upgrade;

@@ -1,0 +1,312 @@
+//! Backends: servers in the test's own process that tell what they saw.
+
+use std::{
+    convert::Infallible,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
+
+use super::eventually;
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// A backend on a loopback port of its own.
+///
+/// It answers with what it saw as JSON, except for paths that begin with `/status/N`, `/slow` (until [`Backend::release`]),
+/// `/trailers`, `/stream/BYTES`, `/chunked`, `/refuse-upgrade` and WebSocket handshakes, which it echoes.
+#[derive(Clone)]
+pub struct Backend {
+    /// Name in its answers.
+    pub name: &'static str,
+    /// Where it listens.
+    pub address: SocketAddr,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Mutex<Vec<Value>>,
+    connections: AtomicUsize,
+    /// Requests under way; one that is cancelled leaves too.
+    waiting: AtomicUsize,
+    released: watch::Sender<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    H2c,
+}
+
+impl Backend {
+    /// A backend that speaks HTTP/1.1.
+    pub async fn start(name: &'static str) -> Self {
+        Self::listen(name, Protocol::Http1).await
+    }
+
+    /// A backend that speaks HTTP/2 in clear text, and nothing else.
+    pub async fn h2c(name: &'static str) -> Self {
+        Self::listen(name, Protocol::H2c).await
+    }
+
+    async fn listen(name: &'static str, protocol: Protocol) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let backend = Self { name, address: listener.local_addr().unwrap(), state: Arc::default() };
+        let accepting = backend.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                accepting.state.connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(accepting.clone().serve(stream, protocol));
+            }
+        });
+        backend
+    }
+
+    async fn serve(self, stream: TcpStream, protocol: Protocol) {
+        let service = service_fn(move |request| {
+            let backend = self.clone();
+            async move { Ok::<_, Infallible>(backend.answer(request).await) }
+        });
+        let io = TokioIo::new(stream);
+        // Errors are the proxy's doing and show in what the client sees.
+        let _closed = match protocol {
+            Protocol::Http1 => {
+                let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+                connection.with_upgrades().await
+            }
+            Protocol::H2c => {
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+            }
+        };
+    }
+
+    async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        if request.headers().contains_key(header::UPGRADE) && !path.starts_with("/refuse-upgrade") {
+            self.remember(&request, 0, None);
+            return upgrade(&mut request);
+        }
+        let _waiting = Waiting::new(&self.state);
+        if path.starts_with("/early") {
+            self.remember(&request, 0, None);
+            return text(StatusCode::PAYLOAD_TOO_LARGE, "not read");
+        }
+        let (head, body) = request.into_parts();
+        let collected = body.collect().await;
+        let Ok(collected) = collected else { return text(StatusCode::BAD_REQUEST, "the body broke off") };
+        let trailers = collected.trailers().cloned();
+        let body = collected.to_bytes();
+        let seen = self.remember(&Request::from_parts(head, ()), body.len(), trailers.as_ref());
+        self.answer_to(&path, seen, body).await
+    }
+
+    async fn answer_to(&self, path: &str, seen: Value, body: Bytes) -> Response<Body> {
+        let mut segments = path.split('/').skip(1);
+        match (segments.next().unwrap_or_default(), segments.next()) {
+            ("status", Some(status)) => text(StatusCode::from_bytes(status.as_bytes()).unwrap(), self.name),
+            ("slow", _) => {
+                let mut released = self.state.released.subscribe();
+                let _closed = released.wait_for(|released| *released).await;
+                json_answer(&seen)
+            }
+            ("trailers", _) => trailers(body),
+            ("chunked", _) => chunked(),
+            ("stream", Some(bytes)) => stream(bytes.parse().unwrap()),
+            _ => json_answer(&seen),
+        }
+    }
+
+    fn remember<B>(&self, request: &Request<B>, body: usize, trailers: Option<&HeaderMap>) -> Value {
+        let pairs = |headers: &HeaderMap| -> Vec<(String, String)> {
+            headers.iter().map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned())).collect()
+        };
+        let seen = json!({
+            "backend": self.name,
+            "method": request.method().as_str(),
+            "target": request.uri().to_string(),
+            "path": request.uri().path_and_query().map(http::uri::PathAndQuery::as_str),
+            "version": format!("{:?}", request.version()),
+            "headers": pairs(request.headers()),
+            "trailers": trailers.map(pairs),
+            "body": body,
+        });
+        self.state.seen.lock().unwrap().push(seen.clone());
+        seen
+    }
+
+    /// Every request seen so far.
+    pub fn seen(&self) -> Vec<Value> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
+    /// Connections accepted so far.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until exactly `count` requests are under way.
+    pub async fn waits_for(&self, count: usize) {
+        let there = async || (self.state.waiting.load(Ordering::SeqCst) == count).then_some(());
+        eventually(&format!("{count} requests at backend {}", self.name), there).await;
+    }
+
+    /// Lets `/slow` answer, now and later.
+    pub fn release(&self) {
+        self.state.released.send_replace(true);
+    }
+}
+
+struct Waiting(Arc<State>);
+
+impl Waiting {
+    fn new(state: &Arc<State>) -> Self {
+        state.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<Body> {
+    Response::builder().status(status).body(Full::from(text).boxed()).unwrap()
+}
+
+fn json_answer(seen: &Value) -> Response<Body> {
+    Response::builder()
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::from(seen.to_string()).boxed())
+        .unwrap()
+}
+
+fn frames(frames: impl IntoIterator<Item = Frame<Bytes>, IntoIter: Send + Sync + 'static>) -> Body {
+    http_body_util::BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames.into_iter().map(Ok))))
+}
+
+/// The body as it came, with trailers as gRPC sends them.
+fn trailers(body: Bytes) -> Response<Body> {
+    let trailers =
+        HeaderMap::from_iter([(header::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    Response::builder()
+        .header(header::TRAILER, "grpc-status")
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .body(frames([Frame::data(body), Frame::trailers(trailers)]))
+        .unwrap()
+}
+
+fn chunked() -> Response<Body> {
+    Response::new(frames(["one,", "two,", "three"].map(|part| Frame::data(Bytes::from(part)))))
+}
+
+fn stream(bytes: usize) -> Response<Body> {
+    const PART: usize = 64 * 1024;
+    let part = Bytes::from(vec![b'x'; PART]);
+    let parts = bytes.div_ceil(PART);
+    Response::new(frames((0..parts).map(move |at| Frame::data(part.slice(..PART.min(bytes - at * PART))))))
+}
+
+/// Accepts a WebSocket and echoes its messages.
+fn upgrade(request: &mut Request<Incoming>) -> Response<Body> {
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let upgrading = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrading.await else { return };
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_close() || socket.send(message).await.is_err() {
+                break;
+            }
+        }
+    });
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::UPGRADE, "websocket")
+        .header(header::CONNECTION, "upgrade")
+        .header(header::SEC_WEBSOCKET_ACCEPT, key.unwrap_or_default())
+        .body(Full::default().boxed())
+        .unwrap()
+}
+
+/// A server that does with each connection what `script` says; the second argument counts connections from 0.
+pub async fn scripted<F>(script: impl Fn(TcpStream, usize) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut count = 0;
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(script(stream, count));
+            count += 1;
+        }
+    });
+    address
+}
+
+/// A server that reads a request head, writes `reply` and closes; with `reset`, by RST.
+pub async fn replies(reply: &'static [u8], reset: bool) -> SocketAddr {
+    scripted(move |mut stream, _| async move {
+        use tokio::io::AsyncWriteExt as _;
+        super::client::read_head(&mut stream).await;
+        let _sent = stream.write_all(reply).await;
+        if reset {
+            let _set = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    })
+    .await
+}
+
+/// An address that refuses connections: bound, not listening, held by the socket that is returned with it.
+pub fn refusing() -> (SocketAddr, socket2::Socket) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    (socket.local_addr().unwrap().as_socket().unwrap(), socket)
+}
+
+/// An address where connections neither open nor fail: its queue is full and nobody accepts.
+pub async fn blackhole() -> (SocketAddr, Vec<socket2::Socket>) {
+    let (address, socket) = refusing();
+    socket.listen(0).unwrap();
+    let mut held = vec![socket];
+    // A backlog of zero still takes a connection or two: fill it until one does not open.
+    loop {
+        let filler = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let connect = tokio::task::spawn_blocking(move || {
+            let opened = filler.connect_timeout(&address.into(), Duration::from_millis(300));
+            (filler, opened.is_ok())
+        });
+        let (filler, opened) = connect.await.unwrap();
+        held.push(filler);
+        if !opened {
+            return (address, held);
+        }
+        assert!(held.len() < 64, "the queue never fills");
+    }
+}

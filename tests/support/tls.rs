@@ -1,0 +1,125 @@
+//! TLS clients that take any certificate and tell which one they got, and certificates to serve.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, aws_lc_rs},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::soon;
+
+/// A self-signed certificate and its key.
+pub struct Pair {
+    certificate: rcgen::Certificate,
+    key: rcgen::KeyPair,
+}
+
+impl Pair {
+    /// A certificate for these names.
+    pub fn new(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
+        Self { certificate: cert, key: signing_key }
+    }
+
+    /// A `kubernetes.io/tls` Secret that holds it.
+    pub fn secret(&self, name: &str) -> String {
+        let certificate = BASE64_STANDARD.encode(self.certificate.pem());
+        let key = BASE64_STANDARD.encode(self.key.serialize_pem());
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\ntype: \
+             kubernetes.io/tls\ndata:\n  tls.crt: {certificate}\n  tls.key: {key}\n---\n"
+        )
+    }
+
+    /// The certificate, to compare.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        self.certificate.der()
+    }
+}
+
+/// Opens TLS with a server name and protocols to offer.
+pub async fn connect(address: SocketAddr, name: &str, alpn: &[&str]) -> TlsStream<TcpStream> {
+    soon("TLS handshake", try_connect(address, name, alpn)).await.unwrap()
+}
+
+/// Opens TLS, or tells why not.
+pub async fn try_connect(address: SocketAddr, name: &str, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    open(address, name, alpn, rustls::DEFAULT_VERSIONS).await
+}
+
+/// Opens TLS 1.2.
+pub async fn connect_tls12(address: SocketAddr, name: &str) -> TlsStream<TcpStream> {
+    soon("TLS 1.2 handshake", open(address, name, &[], &[&rustls::version::TLS12])).await.unwrap()
+}
+
+async fn open(
+    address: SocketAddr,
+    name: &str,
+    alpn: &[&str],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anything(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// The certificate that the server showed.
+pub fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+/// Takes any certificate: tests compare the one they got.
+#[derive(Debug)]
+struct Anything(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anything {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
