@@ -124,6 +124,11 @@ impl Client {
         }
     }
 
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.progress.is_http2()
+    }
+
     /// Part of a request was left unread: the connection must not be closed over it.
     pub(super) fn left_unread(&self) {
         self.progress.linger();
@@ -131,7 +136,7 @@ impl Client {
 
     /// Whether an orderly end can start without crossing a request: HTTP/2 has GOAWAY for it, HTTP/1.1 a response.
     fn may_close(&self) -> bool {
-        self.progress.is_http2() || self.exchanges.get() > 0
+        self.is_http2() || self.exchanges.get() > 0
     }
 
     /// When what will be overdue if nothing moves until then.

@@ -75,7 +75,12 @@ fn own(
     let mut record = record;
     if let Some(record) = &mut record {
         match error {
-            Some(error) => record.answered(error),
+            Some(error) => {
+                record.answered(error);
+                if error.ends_connection() && !client.is_http2() {
+                    head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+            }
             None => record.status = Some(head.status.as_u16()),
         }
     }
@@ -191,7 +196,7 @@ impl Exchange<'_> {
         let wanted = headers::upgrade(&head.headers, head.version);
         let on_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         head.extensions.clear();
-        headers::prepare_request(&mut head.headers, target.authority, &self.client.forwarded);
+        headers::prepare_request(&mut head.headers, target.authority, &self.client.forwarded, self.address);
         head.headers.insert(headers::X_REQUEST_ID, self.id.clone());
         if worker.settings.via {
             head.headers.append(header::VIA, HeaderValue::from_static(via(head.version)));

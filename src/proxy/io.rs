@@ -31,6 +31,8 @@ pub(super) struct Progress {
     since: AtomicU64,
     write_blocked: AtomicBool,
     write_since: AtomicU64,
+    /// Whether the first line of the head has come.
+    has_line: AtomicBool,
     lingers: AtomicBool,
     lingering_since: AtomicU64,
     refused: Mutex<Option<(Error, HeaderValue)>>,
@@ -59,6 +61,7 @@ impl Progress {
             since: since.into(),
             write_blocked: AtomicBool::new(false),
             write_since: since.into(),
+            has_line: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
             lingering_since: Moment::MAX.into(),
             refused: Mutex::new(None),
@@ -118,6 +121,20 @@ impl Progress {
         self.phase.load(Ordering::Relaxed) <= Phase::Head as u8
     }
 
+    /// Takes note of bytes from an HTTP/1.1 client.
+    fn read(&self, bytes: &[u8]) {
+        if bytes.is_empty() || !self.is_at_rest() {
+            return;
+        }
+        let begins = self.phase().0 == Phase::Idle;
+        if begins {
+            self.enter(Phase::Head);
+        }
+        if begins || !self.has_line.load(Ordering::Relaxed) {
+            self.has_line.store(bytes.contains(&b'\n'), Ordering::Relaxed);
+        }
+    }
+
     fn wrote(&self, blocked: bool) {
         if blocked {
             if !self.write_blocked.swap(true, Ordering::Relaxed) {
@@ -173,8 +190,8 @@ impl ClientIo {
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
         let error = match status {
-            Some(b"431") => Error::HeadTooLarge,
-            Some(b"414") => Error::TargetTooLong,
+            Some(b"431") if self.progress.has_line.load(Ordering::Relaxed) => Error::HeadTooLarge,
+            Some(b"431" | b"414") => Error::TargetTooLong,
             Some(b"400") => Error::BadRequest("it is not an HTTP request that can be read without doubt"),
             _ => return false,
         };
@@ -201,8 +218,8 @@ impl AsyncRead for ClientIo {
             Poll::Ready(Ok(()))
         };
         // On HTTP/2 bytes may be no request: pings, settings, window updates.
-        if buf.filled().len() > before && !this.progress.is_http2 && this.progress.phase().0 == Phase::Idle {
-            this.progress.enter(Phase::Head);
+        if !this.progress.is_http2 {
+            this.progress.read(&buf.filled()[before..]);
         }
         read
     }
