@@ -43,6 +43,11 @@ impl Builder {
         self.model.backends.insert(backend.id.clone(), Arc::new(backend));
     }
 
+    /// Makes the host known: its requests fall through to no other, even where no path takes them.
+    pub fn host(&mut self, host: HostPattern) {
+        self.model.hosts.entry(host).or_default();
+    }
+
     /// Claims a path of a host, or with no path the host's default backend.
     pub fn route(&mut self, route: Route) {
         match self.claims.entry((route.host.clone(), route.path.clone())) {

@@ -124,9 +124,19 @@ impl Client {
         }
     }
 
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.progress.is_http2()
+    }
+
+    /// Part of a request was left unread: the connection must not be closed over it.
+    pub(super) fn left_unread(&self) {
+        self.progress.linger();
+    }
+
     /// Whether an orderly end can start without crossing a request: HTTP/2 has GOAWAY for it, HTTP/1.1 a response.
     fn may_close(&self) -> bool {
-        self.progress.is_http2() || self.exchanges.get() > 0
+        self.is_http2() || self.exchanges.get() > 0
     }
 
     /// When what will be overdue if nothing moves until then.
@@ -139,8 +149,10 @@ impl Client {
             Phase::Head => (since.saturating_add(millis(timeouts.request_head)), Overdue::Head),
             Phase::Busy | Phase::Ending => (Moment::MAX, Overdue::Idle),
         };
-        match self.progress.write_blocked_since() {
-            Some(since) => due.min((since.saturating_add(millis(timeouts.idle)), Overdue::Write)),
+        let blocked = self.progress.write_blocked_since().map(|since| since.saturating_add(millis(timeouts.idle)));
+        let lingering = self.progress.lingering_since().map(|since| since.saturating_add(millis(LAST_WORD)));
+        match blocked.into_iter().chain(lingering).min() {
+            Some(at) => due.min((at, Overdue::Write)),
             None => due,
         }
     }
@@ -265,25 +277,30 @@ async fn serve_http(client: Rc<Client>, transport: Transport, prefix: Bytes, is_
     let overdue = drive(&client, &mut connection, http1::UpgradeableConnection::graceful_shutdown).await;
     if let Some((error, id)) = client.progress.refused() {
         record::refused(&client, error, &id);
-    }
-    if overdue == Some(Overdue::Head)
+        if let Some(parts) = connection.into_parts() {
+            close(parts.io.into_inner()).await;
+        }
+    } else if overdue == Some(Overdue::Head)
         && let Some(parts) = connection.into_parts()
     {
-        refuse(&client, parts.io.into_inner(), Error::HeadTimeout).await;
+        refuse(&client, parts.io.into_inner()).await;
     }
 }
 
-/// Answers what never became a request, and closes.
-async fn refuse(client: &Rc<Client>, mut io: ClientIo, error: Error) {
+/// Answers a head that does not come, and closes.
+async fn refuse(client: &Rc<Client>, mut io: ClientIo) {
     let id = headers::new_request_id();
-    let bytes = answer::raw(error, id.to_str().unwrap_or_default());
-    record::refused(client, error, &id);
-    let last_word = async {
-        io.write_all(&bytes).await?;
-        io.shutdown().await
-    };
+    let bytes = answer::raw(Error::HeadTimeout, id.to_str().unwrap_or_default());
+    record::refused(client, Error::HeadTimeout, &id);
+    client.progress.linger();
     // A client too slow for a head may be too slow for this too.
-    let _late = tokio::time::timeout(LAST_WORD, last_word).await;
+    let _late = tokio::time::timeout(LAST_WORD, io.write_all(&bytes)).await;
+    close(io).await;
+}
+
+/// Ends a connection so that what was written still arrives.
+async fn close(mut io: ClientIo) {
+    let _late = tokio::time::timeout(LAST_WORD, io.shutdown()).await;
 }
 
 /// Runs a connection to its end, or until a deadline that leaves nothing to hyper.
@@ -296,6 +313,7 @@ where
     let mut closing = false;
     let mut armed = None;
     let mut linger = None;
+    let mut last_word = None;
     std::future::poll_fn(|cx: &mut Context<'_>| {
         if !closing && participant.poll_started(cx).is_ready() {
             let linger = linger.get_or_insert_with(|| client.worker.clock.deadline(LINGER));
@@ -312,10 +330,12 @@ where
                 closing = true;
                 shut_down(Pin::new(connection));
             }
-            match poll_overdue(client, &deadline, &mut armed, cx) {
+            let due = last_word.unwrap_or_else(|| client.due());
+            match poll_overdue(due, &deadline, &mut armed, cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Overdue::Idle) if !closing => {
+                Poll::Ready(Overdue::Idle) if last_word.is_none() => {
                     closing = true;
+                    last_word = Some((client.worker.clock.now().saturating_add(millis(LAST_WORD)), Overdue::Idle));
                     shut_down(Pin::new(connection));
                 }
                 Poll::Ready(overdue) => return Poll::Ready(Some(overdue)),
@@ -327,12 +347,11 @@ where
 
 /// Ready when something is overdue; the deadline is moved only when there is another to wait for.
 fn poll_overdue(
-    client: &Client,
+    due: (Moment, Overdue),
     deadline: &Deadline,
     armed: &mut Option<(Moment, Overdue)>,
     cx: &mut Context<'_>,
 ) -> Poll<Overdue> {
-    let due = client.due();
     if *armed != Some(due) {
         *armed = Some(due);
         deadline.reset_at(due.0);

@@ -135,6 +135,11 @@ impl Error {
         }
     }
 
+    /// Whether an HTTP/1.1 connection ends with the answer: what follows such a request cannot be trusted either.
+    pub(super) fn ends_connection(self) -> bool {
+        matches!(self, Self::BadRequest(_) | Self::HeadTimeout | Self::HeadTooLarge | Self::TargetTooLong)
+    }
+
     /// Whether the client should come back: a `Retry-After` goes with the answer.
     pub(super) fn is_temporary(self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE

@@ -35,6 +35,9 @@ pub(super) async fn serve(client: Rc<Client>, request: http::Request<Incoming>) 
     let is_head = head.method == Method::HEAD;
     let address = client_address(&client, &head);
     let mut record = Some(Box::new(Record::start(&client, &head, &id, address)));
+    if let Some(record) = record.as_mut().filter(|_| !body.is_end_stream()) {
+        record.expect_body();
+    }
     let exchange = Exchange { client: &client, record: &mut record, id: &id, address };
     match exchange.run(head, body).await {
         Ok(response) => response,
@@ -72,7 +75,12 @@ fn own(
     let mut record = record;
     if let Some(record) = &mut record {
         match error {
-            Some(error) => record.answered(error),
+            Some(error) => {
+                record.answered(error);
+                if error.ends_connection() && !client.is_http2() {
+                    head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+            }
             None => record.status = Some(head.status.as_u16()),
         }
     }
@@ -188,7 +196,7 @@ impl Exchange<'_> {
         let wanted = headers::upgrade(&head.headers, head.version);
         let on_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         head.extensions.clear();
-        headers::prepare_request(&mut head.headers, target.authority, &self.client.forwarded);
+        headers::prepare_request(&mut head.headers, target.authority, &self.client.forwarded, self.address);
         head.headers.insert(headers::X_REQUEST_ID, self.id.clone());
         if worker.settings.via {
             head.headers.append(header::VIA, HeaderValue::from_static(via(head.version)));

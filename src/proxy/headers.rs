@@ -1,5 +1,7 @@
 //! Header fields on their way through: what is removed, what is believed, what is set.
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Fields that are ours to set.
@@ -51,7 +53,9 @@ pub(super) fn upgrade(headers: &HeaderMap, version: http::Version) -> Option<Hea
 }
 
 /// Removes what concerns the client's connection and what only we may say, then says it.
-pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwarded: &Forwarded) {
+///
+/// `client` is the address of the client itself, behind the trusted peers.
+pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwarded: &Forwarded, client: IpAddr) {
     let takes_trailers = headers
         .get_all(header::TE)
         .iter()
@@ -69,7 +73,8 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwa
         headers.entry(X_FORWARDED_PROTO).or_insert_with(|| forwarded.proto.clone());
         headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
         headers.entry(X_FORWARDED_PORT).or_insert_with(|| forwarded.port.clone());
-        headers.entry(X_REAL_IP).or_insert_with(|| forwarded.address.clone());
+        let client = || HeaderValue::try_from(client.to_string()).unwrap_or_else(|_| forwarded.address.clone());
+        headers.entry(X_REAL_IP).or_insert_with(client);
     } else {
         headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
         headers.insert(X_FORWARDED_HOST, host.clone());
@@ -205,7 +210,8 @@ mod tests {
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        prepare_request(&mut headers, &HeaderValue::from_static("a.example"), &forwarded(trusted));
+        let client = IpAddr::from([2, 2, 2, 2]);
+        prepare_request(&mut headers, &HeaderValue::from_static("a.example"), &forwarded(trusted), client);
         headers
     }
 
@@ -290,6 +296,11 @@ mod tests {
         assert_eq!(get(&headers, "x-forwarded-host"), ["a.example"]);
         assert_eq!(get(&headers, "x-real-ip"), ["1.1.1.1"]);
         assert!(get(&headers, "x_real_ip").is_empty());
+    }
+
+    #[test]
+    fn behind_a_trusted_peer_the_real_address_is_the_clients() {
+        assert_eq!(get(&prepared(&[("x-forwarded-for", "2.2.2.2")], true), "x-real-ip"), ["2.2.2.2"]);
     }
 
     #[test]

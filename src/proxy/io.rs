@@ -20,6 +20,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Error, answer, clock::Moment, headers, transport::Transport};
 
+/// Bytes thrown away at a time while a connection lingers.
+const DISCARDED: usize = 4096;
+
 /// Where a connection stands. Kept in atomics because hyper wants upgradable I/O to be `Send`; one thread uses it.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -28,6 +31,10 @@ pub(super) struct Progress {
     since: AtomicU64,
     write_blocked: AtomicBool,
     write_since: AtomicU64,
+    /// Whether the first line of the head has come.
+    has_line: AtomicBool,
+    lingers: AtomicBool,
+    lingering_since: AtomicU64,
     refused: Mutex<Option<(Error, HeaderValue)>>,
     is_http2: bool,
 }
@@ -54,6 +61,9 @@ impl Progress {
             since: since.into(),
             write_blocked: AtomicBool::new(false),
             write_since: since.into(),
+            has_line: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
+            lingering_since: Moment::MAX.into(),
             refused: Mutex::new(None),
             is_http2,
         })
@@ -90,6 +100,18 @@ impl Progress {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When it ends, the end waits for the client.
+    ///
+    /// A socket that is closed over unread bytes is reset, and the reset overtakes the last answer (RFC 9112 §9.6).
+    pub(super) fn linger(&self) {
+        self.lingers.store(true, Ordering::Relaxed);
+    }
+
+    /// Since when the end waits for the client.
+    pub(super) fn lingering_since(&self) -> Option<Moment> {
+        Some(self.lingering_since.load(Ordering::Relaxed)).filter(|since| *since != Moment::MAX)
+    }
+
     /// Whether the connection speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.is_http2
@@ -97,6 +119,20 @@ impl Progress {
 
     fn is_at_rest(&self) -> bool {
         self.phase.load(Ordering::Relaxed) <= Phase::Head as u8
+    }
+
+    /// Takes note of bytes from an HTTP/1.1 client.
+    fn read(&self, bytes: &[u8]) {
+        if bytes.is_empty() || !self.is_at_rest() {
+            return;
+        }
+        let begins = self.phase().0 == Phase::Idle;
+        if begins {
+            self.enter(Phase::Head);
+        }
+        if begins || !self.has_line.load(Ordering::Relaxed) {
+            self.has_line.store(bytes.contains(&b'\n'), Ordering::Relaxed);
+        }
     }
 
     fn wrote(&self, blocked: bool) {
@@ -119,11 +155,12 @@ pub(super) struct ClientIo {
     progress: Arc<Progress>,
     /// Our answer in the place of hyper's, while it is being written.
     answer: Bytes,
+    is_shut: bool,
 }
 
 impl ClientIo {
     pub(super) fn new(transport: Transport, prefix: Bytes, progress: Arc<Progress>) -> Self {
-        Self { transport, prefix, progress, answer: Bytes::new() }
+        Self { transport, prefix, progress, answer: Bytes::new(), is_shut: false }
     }
 
     fn poll_transport_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -153,13 +190,14 @@ impl ClientIo {
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
         let error = match status {
-            Some(b"431") => Error::HeadTooLarge,
-            Some(b"414") => Error::TargetTooLong,
+            Some(b"431") if self.progress.has_line.load(Ordering::Relaxed) => Error::HeadTooLarge,
+            Some(b"431" | b"414") => Error::TargetTooLong,
             Some(b"400") => Error::BadRequest("it is not an HTTP request that can be read without doubt"),
             _ => return false,
         };
         let id = headers::new_request_id();
         self.answer = answer::raw(error, id.to_str().unwrap_or_default());
+        self.progress.linger();
         *self.progress.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((error, id));
         true
     }
@@ -180,8 +218,8 @@ impl AsyncRead for ClientIo {
             Poll::Ready(Ok(()))
         };
         // On HTTP/2 bytes may be no request: pings, settings, window updates.
-        if buf.filled().len() > before && !this.progress.is_http2 && this.progress.phase().0 == Phase::Idle {
-            this.progress.enter(Phase::Head);
+        if !this.progress.is_http2 {
+            this.progress.read(&buf.filled()[before..]);
         }
         read
     }
@@ -227,6 +265,22 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.transport).poll_shutdown(cx)
+        if !self.is_shut {
+            std::task::ready!(self.poll_answer(cx))?;
+            std::task::ready!(Pin::new(&mut self.transport).poll_shutdown(cx))?;
+            self.is_shut = true;
+            self.progress.lingering_since.store(self.progress.now(), Ordering::Relaxed);
+        }
+        if !self.progress.lingers.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut unread = [std::mem::MaybeUninit::uninit(); DISCARDED];
+        loop {
+            let mut unread = ReadBuf::uninit(&mut unread);
+            std::task::ready!(Pin::new(&mut self.transport).poll_read(cx, &mut unread))?;
+            if unread.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }

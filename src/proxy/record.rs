@@ -33,6 +33,8 @@ pub(super) struct Record {
     pub(super) lease: Option<Lease>,
     /// The request body, when there is one.
     pub(super) upload: Option<Rc<Upload>>,
+    /// Whether the request has a body.
+    has_body: bool,
     /// Tries made.
     pub(super) attempts: u32,
     /// Status of the response, once its head is known.
@@ -83,12 +85,18 @@ impl Record {
             permit: None,
             lease: None,
             upload: None,
+            has_body: false,
             attempts: 0,
             status: None,
             reason: None,
             bytes_sent: 0,
             ended: false,
         }
+    }
+
+    /// The request has a body: unless all of it is read, the connection ends with it.
+    pub(super) fn expect_body(&mut self) {
+        self.has_body = true;
     }
 
     /// The host in its normal form, once it is known to have one.
@@ -160,6 +168,9 @@ impl Record {
                 user_agent: request.user_agent.as_ref().map(HeaderValue::as_bytes),
                 referer: request.referer.as_ref().map(HeaderValue::as_bytes),
             });
+        }
+        if self.has_body && !self.upload.as_ref().is_some_and(|upload| upload.ended.get()) {
+            self.client.left_unread();
         }
         self.client.end();
     }

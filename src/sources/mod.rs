@@ -33,7 +33,8 @@ pub fn merge(parts: &[Arc<Compiled>]) -> Compiled {
                 builder.backend(backend.as_ref().clone());
             }
         }
-        for host in model.hosts.values() {
+        for (pattern, host) in &model.hosts {
+            builder.host(pattern.clone());
             for route in host.routes.iter().chain(&host.default) {
                 builder.route(route.as_ref().clone());
             }

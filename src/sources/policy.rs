@@ -3,9 +3,9 @@
 //! A new field is added here, as a value in [`model::Policy`](crate::model::Policy), and in the code that acts on it.
 #![expect(unreachable_pub, reason = "the derive macros repeat the structs inside of functions")]
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
-use kube::{KubeSchema, core::Duration};
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -68,16 +68,39 @@ pub(super) fn compile(
     let mut policy = Policy { strategy: load_balancing.strategy.into(), ..Policy::default() };
     let mut refused = Vec::new();
     if let Some(text) = timeouts.and_then(|timeouts| timeouts.connect.as_deref()) {
-        match text.parse::<Duration>() {
-            Ok(time) if !time.is_negative() && time > std::time::Duration::ZERO => policy.connect_timeout = time.into(),
-            _ => {
-                let expected = "a duration of more than zero, such as 500ms or 5s".to_owned();
-                refused.push(("timeouts.connect", ProblemKind::InvalidValue { found: text.to_owned(), expected }));
-            }
+        if let Some(time) = duration(text).filter(|time| !time.is_zero()) {
+            policy.connect_timeout = time;
+        } else {
+            let expected = "a duration of more than zero, such as 500ms or 5s".to_owned();
+            refused.push(("timeouts.connect", ProblemKind::InvalidValue { found: text.to_owned(), expected }));
         }
     }
     policy.max_concurrent_requests = limits.and_then(|limits| limits.max_concurrent_requests);
     (policy, refused)
+}
+
+/// A duration of Gateway API (GEP-2257): one to four numbers of up to five digits, each with a unit.
+///
+/// The schema's pattern says the same; manifest files have no API server to apply it. `kube::core::Duration` reads more
+/// and panics on some of it, such as `1s-1s`.
+fn duration(mut text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut parts = 0;
+    while !text.is_empty() {
+        let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+        let (unit, rest) = rest.split_at(rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len()));
+        let number: u64 = number.parse().ok().filter(|_| number.len() <= 5)?;
+        total += match unit {
+            "h" => Duration::from_secs(number * 3600),
+            "m" => Duration::from_secs(number * 60),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return None,
+        };
+        parts += 1;
+        text = rest;
+    }
+    (1..=4).contains(&parts).then_some(total)
 }
 
 impl From<StrategyName> for Strategy {
@@ -86,6 +109,36 @@ impl From<StrategyName> for Strategy {
             StrategyName::RoundRobin => Self::RoundRobin,
             StrategyName::Random => Self::Random,
             StrategyName::LeastRequest => Self::LeastRequest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_gateway_api() {
+        let cases = [
+            ("5s", Some(5000)),
+            ("500ms", Some(500)),
+            ("1m500ms", Some(60_500)),
+            ("1h2m3s4ms", Some(3_723_004)),
+            ("0s", Some(0)),
+            ("99999h", Some(359_996_400_000)),
+            ("100000s", None),
+            ("1s1s1s1s1s", None),
+            ("1s-1s", None),
+            ("-1s", None),
+            ("1.5s", None),
+            ("1us", None),
+            ("s", None),
+            ("5", None),
+            ("", None),
+            ("5é", None),
+        ];
+        for (text, millis) in cases {
+            assert_eq!(duration(text), millis.map(Duration::from_millis), "{text}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::{
     backend::Backend,
     client::get,
-    manifests::{ingress, service, slice},
+    manifests::{ingress, service, service_with, slice},
     pierhead::{Pierhead, Setup},
 };
 
@@ -103,4 +103,32 @@ async fn backends_given_by_flags_take_everything_in_turn() {
         used.insert(get(pierhead.http, "any.example", "/any").await.backend());
     }
     assert_eq!(used, BTreeSet::from(["one".to_owned(), "two".to_owned()]));
+}
+
+#[tokio::test]
+async fn ipv6_endpoints_are_served() {
+    let one = Backend::ipv6("one").await;
+    let pierhead = Pierhead::serving(all_to("one") + &service("one", &[one.address])).await;
+    assert_eq!(get(pierhead.http, "a.example", "/").await.backend(), "one");
+}
+
+#[tokio::test]
+async fn app_protocol_says_which_endpoints_speak_tls() {
+    for (app_protocol, version) in [("https", "HTTP/1.1"), ("kubernetes.io/wss", "HTTP/1.1"), ("grpcs", "HTTP/2.0")] {
+        let one = Backend::tls("one").await;
+        let service = service_with("one", &format!("appProtocol: {app_protocol}"), &[one.address]);
+        let pierhead = Pierhead::serving(all_to("one") + &service).await;
+        let answer = get(pierhead.http, "a.example", "/x").await;
+        assert_eq!(answer.json()["version"], version, "{app_protocol}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_speaks_no_tls_is_502_with_its_reason() {
+    let one = Backend::start("one").await;
+    let service = service_with("one", "appProtocol: https", &[one.address]);
+    let pierhead = Pierhead::serving(all_to("one") + &service).await;
+    let answer = get(pierhead.http, "a.example", "/x").await;
+    assert_eq!(answer.status, 502);
+    assert_eq!(pierhead.logged_path("/x").await["reason"], "upstream_tls");
 }

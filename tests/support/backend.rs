@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -59,21 +59,32 @@ struct State {
 enum Protocol {
     Http1,
     H2c,
+    Tls,
 }
 
 impl Backend {
     /// A backend that speaks HTTP/1.1.
     pub async fn start(name: &'static str) -> Self {
-        Self::listen(name, Protocol::Http1).await
+        Self::listen(name, Protocol::Http1, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// A backend that speaks HTTP/1.1, on the IPv6 loopback address.
+    pub async fn ipv6(name: &'static str) -> Self {
+        Self::listen(name, Protocol::Http1, Ipv6Addr::LOCALHOST.into()).await
+    }
+
+    /// A backend that speaks TLS with a certificate of nobody's, and HTTP/1.1 or HTTP/2 by ALPN.
+    pub async fn tls(name: &'static str) -> Self {
+        Self::listen(name, Protocol::Tls, Ipv4Addr::LOCALHOST.into()).await
     }
 
     /// A backend that speaks HTTP/2 in clear text, and nothing else.
     pub async fn h2c(name: &'static str) -> Self {
-        Self::listen(name, Protocol::H2c).await
+        Self::listen(name, Protocol::H2c, Ipv4Addr::LOCALHOST.into()).await
     }
 
-    async fn listen(name: &'static str, protocol: Protocol) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    async fn listen(name: &'static str, protocol: Protocol, ip: IpAddr) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let backend = Self { name, address: listener.local_addr().unwrap(), state: Arc::default() };
         let accepting = backend.clone();
         tokio::spawn(async move {
@@ -90,15 +101,27 @@ impl Backend {
             let backend = self.clone();
             async move { Ok::<_, Infallible>(backend.answer(request).await) }
         });
-        let io = TokioIo::new(stream);
         // Errors are the proxy's doing and show in what the client sees.
         let _closed = match protocol {
             Protocol::Http1 => {
+                let io = TokioIo::new(stream);
                 let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
                 connection.with_upgrades().await
             }
             Protocol::H2c => {
+                let io = TokioIo::new(stream);
                 hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+            }
+            Protocol::Tls => {
+                let Ok(stream) = super::tls::accept(stream).await else { return };
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    let io = TokioIo::new(stream);
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                } else {
+                    let io = TokioIo::new(stream);
+                    let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+                    connection.with_upgrades().await
+                }
             }
         };
     }

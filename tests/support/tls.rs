@@ -44,6 +44,19 @@ impl Pair {
     }
 }
 
+/// Takes a handshake with a certificate made for it, offering HTTP/2 and HTTP/1.1.
+pub async fn accept(stream: TcpStream) -> std::io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    let Pair { certificate, key } = Pair::new(&["backend.invalid"]);
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], rustls_pki_types::PrivatePkcs8KeyDer::from(key).into())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await
+}
+
 /// Opens TLS with a server name and protocols to offer.
 pub async fn connect(address: SocketAddr, name: &str, alpn: &[&str]) -> TlsStream<TcpStream> {
     soon("TLS handshake", try_connect(address, name, alpn)).await.unwrap()

@@ -1,4 +1,4 @@
-//! [`Cluster`](super::Cluster) to [`Compiled`](crate::model::Compiled): pure, total, deterministic.
+//! [`Cluster`] to [`Compiled`]: pure, total, deterministic.
 
 use std::sync::Arc;
 

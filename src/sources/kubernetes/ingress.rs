@@ -75,6 +75,8 @@ impl Compiler<'_> {
         for (i, rule) in spec.rules.iter().flatten().enumerate() {
             let field = format!("spec.rules[{i}]");
             if let Some(host) = self.host(&format!("{field}.host"), rule.host.as_deref().unwrap_or_default()) {
+                // Even without a valid path: a host that is named never falls through to a wildcard.
+                self.builder.host(host.clone());
                 self.paths(&field, rule, &host);
                 hosts.insert(host);
             }
