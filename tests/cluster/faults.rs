@@ -10,6 +10,7 @@ pub(crate) async fn cases(cluster: &mut Cluster, cases: &mut Cases) {
     cases.run("hostile_objects_harm_only_themselves", hostile(cluster, &pierhead)).await;
     cases.run("malformed_policy_is_a_problem_and_repaired", malformed(cluster, &pierhead)).await;
     cases.run("api_server_restarts_under_traffic", restart(cluster, &pierhead)).await;
+    cases.run("api_server_freezes_under_traffic", freeze(cluster, &pierhead)).await;
     cases.run("start_without_api_server", late_api_server(cluster)).await;
     cases.run("start_without_the_policy_kind", without_policies(cluster)).await;
     cases.run("missing_rights_are_named", missing_rights(cluster)).await;
@@ -108,6 +109,27 @@ async fn restart(cluster: &mut Cluster, pierhead: &Pierhead) {
         host
     };
     pierhead.answers(&host, "/", "502").await;
+}
+
+async fn freeze(cluster: &Cluster, pierhead: &Pierhead) {
+    let mut scene = cluster.scene().await;
+    scene.backends(&["a", "b"]).await;
+    let host = scene.host("freeze");
+    scene.apply(ingress("front").host(&host).prefix("/", "a:80")).await;
+    pierhead.answers(&host, "/", "a").await;
+    let traffic = Traffic::start(pierhead.ports.http, &host, "/");
+    cluster.control_plane.signal_api_server("STOP").await;
+    eventually("traffic goes on while the API server hangs", async || {
+        let count = traffic.seen().answered.get("a").copied().unwrap_or_default();
+        if count > 500 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    assert_eq!(pierhead.readiness().await, Ok(200), "ready while the API server hangs");
+    cluster.control_plane.signal_api_server("CONT").await;
+    scene.apply(ingress("front").host(&host).prefix("/", "b:80")).await;
+    pierhead.answers(&host, "/", "b").await;
+    let seen = traffic.stop().await;
+    assert!(seen.failures.is_empty(), "{:?}", &seen.failures[..seen.failures.len().min(5)]);
 }
 
 async fn late_api_server(cluster: &mut Cluster) {

@@ -15,6 +15,7 @@ pub(crate) async fn cases(cluster: &Cluster, cases: &mut Cases) {
     cases.run("endpoint_replaced_under_load", replaced_under_load(cluster, &pierhead)).await;
     cases.run("ingress_changed_under_load", changed_under_load(cluster, &pierhead)).await;
     cases.run("watched_namespaces_only", watched_namespaces(cluster)).await;
+    cases.run("namespaces_by_label", namespaces_by_label(cluster)).await;
     cases
         .run("log_shows_nothing_forbidden", async {
             assert!(!pierhead.log().to_lowercase().contains("forbidden"), "{}", pierhead.log());
@@ -197,4 +198,23 @@ async fn watched_namespaces(cluster: &Cluster) {
     inside.apply(ingress("front").host(&seen).prefix("/", "a:80")).await;
     pierhead.answers(&seen, "/", "a").await;
     pierhead.table(&[(&unseen, "/", "404")]).await;
+}
+
+async fn namespaces_by_label(cluster: &Cluster) {
+    let mut scene = cluster.scene().await;
+    scene.backends(&["a"]).await;
+    let host = scene.host("www");
+    scene.apply(ingress("front").host(&host).prefix("/", "a:80")).await;
+    // The rule that deploy/rbac.yaml names for this setting.
+    let mut rules = cluster.get("", "ClusterRole", "pierhead").await["rules"].clone();
+    let rule = json!({"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]});
+    rules.as_array_mut().expect("a list").push(rule);
+    cluster.merge("", "ClusterRole", "pierhead", json!({"rules": rules})).await;
+    let pierhead = cluster.pierhead("labels", 1, &["--watch-namespace-selector=edge=yes"]).await;
+    pierhead.table(&[(&host, "/", "404")]).await;
+    let label = |value: serde_json::Value| json!({"metadata": {"labels": {"edge": value}}});
+    cluster.merge("", "Namespace", &scene.namespace, label("yes".into())).await;
+    pierhead.answers(&host, "/", "a").await;
+    cluster.merge("", "Namespace", &scene.namespace, label(serde_json::Value::Null)).await;
+    pierhead.answers(&host, "/", "404").await;
 }

@@ -90,6 +90,13 @@ impl ControlPlane {
         self.ready().await;
     }
 
+    /// Sends a signal to the API server by name.
+    pub(crate) async fn signal_api_server(&self, name: &str) {
+        let id = self.api_server.id().expect("it still runs").to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().await.expect("kill runs");
+        assert!(status.success(), "kill -s {name}: {status}");
+    }
+
     /// Runs kubectl as administrator; fails with its output.
     pub(crate) async fn kubectl(&self, args: &[&str]) -> String {
         let kubeconfig = self.dir.path().join("admin.kubeconfig");
