@@ -35,6 +35,9 @@ use crate::{
 /// Threads of the control half. Traffic has threads of its own.
 const CONTROL_THREADS: usize = 2;
 
+/// How long the tasks of the control half may take to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// How long the last lines of the access log may take when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -106,6 +109,7 @@ impl App {
             Some(ended) = self.tasks.join_next() => return Err(too_early(ended)),
             signal = signals.next() => {
                 info!(signal, "stopped before the first configuration");
+                self.end().await;
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -132,8 +136,17 @@ impl App {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        self.stop.cancel();
+        self.end().await;
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    /// Lets the tasks end by themselves: the leader gives its Lease back.
+    async fn end(&mut self) {
+        self.stop.cancel();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL, all).await.is_err() {
+            warn!("tasks did not end in time");
+        }
     }
 
     fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {

@@ -61,7 +61,9 @@ pub enum Error {
 pub fn init(format: Format, level: &str) -> Result<(), Error> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let filter = EnvFilter::try_new(level).map_err(|source| Error::Filter { text: level.to_owned(), source })?;
+    // The election library tells followers every few seconds that they are such. What `level` says comes after and wins.
+    let directives = format!("kube_leader_election=warn,{level}");
+    let filter = EnvFilter::try_new(directives).map_err(|source| Error::Filter { text: level.to_owned(), source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         Format::Text => builder.with_ansi(false).finish().try_init()?,

@@ -112,7 +112,7 @@ async fn restart(cluster: &mut Cluster, pierhead: &Pierhead) {
 
 async fn late_api_server(cluster: &mut Cluster) {
     cluster.control_plane.stop_api_server().await;
-    let pierhead = cluster.spawn("late", 2, &["--lease-name=late"]);
+    let pierhead = cluster.spawn("late", 2, &[]);
     eventually("it lives, but is not ready", async || match pierhead.readiness().await {
         Ok(503) => Ok(()),
         other => Err(other),
@@ -129,7 +129,7 @@ async fn without_policies(cluster: &Cluster) {
     scene.apply(ingress("front").host(&host).prefix("/", "a:80")).await;
     let crds = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
     cluster.control_plane.kubectl(&["delete", "-f", crds]).await;
-    let pierhead = cluster.pierhead("no-policies", 2, &["--lease-name=no-policies"]).await;
+    let pierhead = cluster.pierhead("no-policies", 2, &[]).await;
     pierhead.answers(&host, "/", "a").await;
     assert!(pierhead.log().contains("apply crds/"), "{}", pierhead.log());
     cluster.control_plane.kubectl(&["apply", "-f", crds]).await;
@@ -141,12 +141,12 @@ async fn without_policies(cluster: &Cluster) {
 }
 
 async fn missing_rights(cluster: &Cluster) {
-    let rule = json!({"rules": [
+    let too_little = json!({"rules": [
         {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses", "ingressclasses"], "verbs": ["list", "watch"]},
     ]});
     let role = cluster.get("", "ClusterRole", "pierhead").await["rules"].clone();
-    cluster.merge("", "ClusterRole", "pierhead", rule).await;
-    let pierhead = cluster.spawn("no-rights", 2, &["--lease-name=no-rights"]);
+    cluster.merge("", "ClusterRole", "pierhead", too_little).await;
+    let pierhead = cluster.spawn("no-rights", 2, &[]);
     eventually("the log names the kind and the remedy", async || {
         let log = pierhead.log();
         let lines = |kind: &str| log.lines().any(|line| line.contains(kind) && line.contains("apply deploy/rbac.yaml"));

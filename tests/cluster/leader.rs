@@ -17,19 +17,18 @@ pub(crate) async fn cases(cluster: &Cluster, cases: &mut Cases) {
 }
 
 /// Two replicas of an installation, the first of which leads. Each publishes an address of its own.
-async fn replicas(cluster: &Cluster, lease: &str) -> (Pierhead, Pierhead) {
-    let name = format!("--lease-name={lease}");
-    let first = cluster.pierhead(&format!("{lease}-1"), 4, &[&name, "--publish-address=192.0.2.1"]).await;
-    holder_is(cluster, lease, &format!("{lease}-1"), HANDOVER).await;
-    let second = cluster.pierhead(&format!("{lease}-2"), 5, &[&name, "--publish-address=192.0.2.2"]).await;
+async fn replicas(cluster: &Cluster, name: &str) -> (Pierhead, Pierhead) {
+    let first = cluster.pierhead(&format!("{name}-1"), 4, &["--publish-address=192.0.2.1"]).await;
+    holder_is(cluster, &format!("{name}-1"), HANDOVER).await;
+    let second = cluster.pierhead(&format!("{name}-2"), 5, &["--publish-address=192.0.2.2"]).await;
     (first, second)
 }
 
-async fn holder_is(cluster: &Cluster, lease: &str, want: &str, time: Duration) {
-    within(time, &format!("{want} holds the Lease {lease}"), async || {
+async fn holder_is(cluster: &Cluster, want: &str, time: Duration) {
+    within(time, &format!("{want} holds the Lease"), async || {
         let leases = cluster.client();
         let api: kube::Api<k8s_openapi::api::coordination::v1::Lease> = kube::Api::namespaced(leases, "pierhead");
-        let holder = api.get(lease).await.ok().and_then(|lease| lease.spec).and_then(|spec| spec.holder_identity);
+        let holder = api.get("pierhead").await.ok().and_then(|lease| lease.spec).and_then(|spec| spec.holder_identity);
         if holder.as_deref() == Some(want) { Ok(()) } else { Err(holder) }
     })
     .await;
@@ -61,9 +60,9 @@ async fn clean_stop(cluster: &Cluster) {
     first.signal("TERM").await;
     assert!(first.ended().await, "{}", first.log());
     // Well below the 15 s for which a Lease is valid.
-    holder_is(cluster, "clean", "clean-2", Duration::from_secs(10)).await;
+    holder_is(cluster, "clean-2", Duration::from_secs(10)).await;
     shows(&scene, "front", "192.0.2.2", HANDOVER).await;
-    drop(second);
+    second.stop().await;
 }
 
 async fn killed(cluster: &Cluster) {
@@ -72,10 +71,11 @@ async fn killed(cluster: &Cluster) {
     shows(&scene, "front", "192.0.2.1", HANDOVER).await;
     first.signal("KILL").await;
     first.ended().await;
-    holder_is(cluster, "killed", "killed-2", HANDOVER).await;
+    holder_is(cluster, "killed-2", HANDOVER).await;
     shows(&scene, "front", "192.0.2.2", HANDOVER).await;
     // The follower serves traffic like the leader did.
     second.answers(&scene.host("front"), "/", "a").await;
+    second.stop().await;
 }
 
 async fn frozen(cluster: &Cluster) {
@@ -85,7 +85,7 @@ async fn frozen(cluster: &Cluster) {
     first.signal("STOP").await;
     // What the frozen leader will find to do when it wakes.
     scene.apply(ingress("later").host(&scene.host("later")).prefix("/", "a:80")).await;
-    holder_is(cluster, "frozen", "frozen-2", HANDOVER).await;
+    holder_is(cluster, "frozen-2", HANDOVER).await;
     shows(&scene, "later", "192.0.2.2", HANDOVER).await;
     shows(&scene, "front", "192.0.2.2", HANDOVER).await;
     let before = [revision(&scene, "front").await, revision(&scene, "later").await];
@@ -101,8 +101,8 @@ async fn frozen(cluster: &Cluster) {
     .await;
     let after = [revision(&scene, "front").await, revision(&scene, "later").await];
     assert_eq!(before, after, "nobody wrote in between");
-    holder_is(cluster, "frozen", "frozen-2", HANDOVER).await;
-    drop(second);
+    holder_is(cluster, "frozen-2", HANDOVER).await;
+    second.stop().await;
 }
 
 async fn revision(scene: &Scene<'_>, name: &str) -> Value {

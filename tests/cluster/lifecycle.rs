@@ -20,6 +20,7 @@ pub(crate) async fn cases(cluster: &Cluster, cases: &mut Cases) {
             assert!(!pierhead.log().to_lowercase().contains("forbidden"), "{}", pierhead.log());
         })
         .await;
+    pierhead.stop().await;
 }
 
 async fn ingress_lives(cluster: &Cluster, pierhead: &Pierhead) {
@@ -190,8 +191,7 @@ async fn watched_namespaces(cluster: &Cluster) {
     let (mut inside, mut outside) = (cluster.scene().await, cluster.scene().await);
     inside.backends(&["a"]).await;
     outside.backends(&["b"]).await;
-    let args = [format!("--watch-namespace={}", inside.namespace), "--lease-name=restricted".to_owned()];
-    let pierhead = cluster.pierhead("restricted", 1, &args.each_ref().map(String::as_str)).await;
+    let pierhead = cluster.pierhead("restricted", 1, &[&format!("--watch-namespace={}", inside.namespace)]).await;
     let (seen, unseen) = (inside.host("www"), outside.host("www"));
     outside.apply(ingress("front").host(&unseen).prefix("/", "b:80")).await;
     inside.apply(ingress("front").host(&seen).prefix("/", "a:80")).await;

@@ -3,6 +3,9 @@
 //! Each test is one control plane in a network namespace of its own, and runs many named cases. `make` builds etcd and
 //! kube-apiserver first (tests/controlplane/build.sh); without them the tests fail and say so.
 
+#![expect(clippy::print_stdout, reason = "each case is reported")]
+#![expect(clippy::large_futures, reason = "a case is one future and runs once")]
+
 mod faults;
 mod leader;
 mod lifecycle;

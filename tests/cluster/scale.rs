@@ -57,4 +57,5 @@ async fn start(cluster: &Cluster) {
     scene.apply(ingress("one-more").host(&scene.host("more")).prefix("/", "a:80")).await;
     pierhead.answers(&scene.host("more"), "/", "a").await;
     println!("  a change was live after {:.0} ms", changed.elapsed().as_secs_f64() * 1_000.0);
+    pierhead.stop().await;
 }

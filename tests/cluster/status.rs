@@ -20,7 +20,7 @@ pub(crate) async fn cases(cluster: &Cluster, cases: &mut Cases) {
             assert!(!pierhead.log().to_lowercase().contains("forbidden"), "{}", pierhead.log());
         })
         .await;
-    drop(pierhead);
+    pierhead.stop().await;
     cases.run("addresses_from_the_flag", published_address(cluster)).await;
 }
 
@@ -213,5 +213,5 @@ async fn published_address(cluster: &Cluster) {
     let pierhead = cluster.pierhead("address", 0, &addresses).await;
     scene.apply(ingress("front").host(&scene.host("www")).prefix("/", "a:80")).await;
     has_addresses(&scene, "front", "203.0.113.9 edge.example").await;
-    drop(pierhead);
+    pierhead.stop().await;
 }

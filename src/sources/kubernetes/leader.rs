@@ -105,9 +105,10 @@ impl Election {
         *failing = false;
         let mut pause = RENEW;
         self.term.send_modify(|term| {
-            let led = term.leads(asked);
+            // By name, not by time: a term that lapsed unnoticed ends here.
+            let led = matches!(term, Term::Leader(_));
             *term = term.renewed(asked, held);
-            let leads = term.leads(asked);
+            let leads = matches!(term, Term::Leader(_));
             if led != leads {
                 info!(leader = leads, "leadership changed");
             }

@@ -92,11 +92,11 @@ fn plan_ingress(ingress: &Ingress, wanted: &[IngressLoadBalancerIngress], manage
     let shown = status.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
     let status = if wanted.is_empty() {
         // Only what we wrote is ours to remove; another controller's address stays.
-        owns_status(ingress, manager).then(|| json!({}))
+        owns_status(ingress, manager).then_some(None)
     } else {
-        (!same(shown, wanted)).then(|| json!({ "loadBalancer": { "ingress": wanted } }))
+        (!same(shown, wanted)).then(|| Some(json!({ "loadBalancer": { "ingress": wanted } })))
     };
-    status.map(|status| patch(ingress, "Ingress", "networking.k8s.io/v1", &status))
+    status.map(|status| patch(ingress, "Ingress", "networking.k8s.io/v1", status))
 }
 
 fn load_balancer(address: &Address) -> IngressLoadBalancerIngress {
@@ -115,17 +115,21 @@ fn owns_status(object: &impl Resource, manager: &str) -> bool {
     object.meta().managed_fields.iter().flatten().any(|entry| entry.manager.as_deref() == Some(manager))
 }
 
-fn patch<K: Resource>(object: &K, kind: &'static str, version: &str, status: &Value) -> Patch {
+/// The whole status that we want to own; None gives up what we own.
+fn patch<K: Resource>(object: &K, kind: &'static str, version: &str, status: Option<Value>) -> Patch {
     let (namespace, name) = cluster::key(object);
     let meta = object.meta();
-    let body = json!({
+    let mut body = json!({
         "apiVersion": version,
         "kind": kind,
         // The resource version makes a write that was overtaken fail: a replica that was frozen cannot put back
         // what a newer leader has changed.
         "metadata": { "name": name, "namespace": namespace, "uid": meta.uid, "resourceVersion": meta.resource_version },
-        "status": status,
     });
+    // An empty status would be owned as well, and taken back again and again.
+    if let Some(status) = status {
+        body["status"] = status;
+    }
     Patch { target: Origin::new(kind, namespace, name), body }
 }
 
@@ -172,7 +176,7 @@ mod tests {
         assert!(patches.len() <= 1);
         patches.into_iter().next().map(|patch| {
             assert_eq!(patch.body["metadata"]["resourceVersion"], "7");
-            patch.body["status"].clone()
+            patch.body.get("status").cloned().unwrap_or_default()
         })
     }
 
@@ -186,9 +190,9 @@ mod tests {
 
     #[test]
     fn only_our_own_addresses_are_taken_back() {
-        assert_eq!(planned(ingress("other", &["10.0.0.1"], true), Some(&["10.0.0.1"])), Some(json!({})));
+        assert_eq!(planned(ingress("other", &["10.0.0.1"], true), Some(&["10.0.0.1"])), Some(Value::Null));
         assert_eq!(planned(ingress("other", &["10.0.0.1"], false), Some(&["10.0.0.1"])), None);
-        assert_eq!(planned(ingress("pierhead", &["10.0.0.1"], true), Some(&[])), Some(json!({})));
+        assert_eq!(planned(ingress("pierhead", &["10.0.0.1"], true), Some(&[])), Some(Value::Null));
     }
 
     #[test]

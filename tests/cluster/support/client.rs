@@ -31,8 +31,6 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     /// The backend that answered; empty when it was Pierhead itself.
     pub(crate) backend: String,
-    /// Path as the backend saw it.
-    pub(crate) path: String,
     /// `Location` of the response.
     pub(crate) location: String,
 }
@@ -88,7 +86,7 @@ async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Reply,
     let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
     let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
-    Ok(Reply { status, backend: text("backend"), path: text("path"), location })
+    Ok(Reply { status, backend: text("backend"), location })
 }
 
 fn tls() -> tokio_rustls::TlsConnector {

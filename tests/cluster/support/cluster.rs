@@ -37,7 +37,7 @@ const KINDS: [(&str, &str, &str, &str); 11] = [
 pub(crate) struct Cluster {
     /// Its control plane.
     pub(crate) control_plane: ControlPlane,
-    /// What Pierhead connects with: the token of its own ServiceAccount.
+    /// What Pierhead connects with: the token of its own service account.
     pub(crate) kubeconfig: PathBuf,
     scenes: AtomicUsize,
 }

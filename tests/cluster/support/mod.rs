@@ -27,7 +27,7 @@ pub(crate) use pierhead::{Pierhead, Ports};
 const INSIDE: &str = "PIERHEAD_CLUSTER_TEST";
 
 /// Time allowed for anything to come about. Generous: the machine may be busy, and success does not wait for it.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Runs the body of `test` in a network namespace of its own, by running this very test again under `unshare`.
 pub(crate) fn in_namespace(test: &str, body: impl AsyncFnOnce()) {

@@ -32,7 +32,8 @@ pub(super) fn plan(policy: &BackendPolicy, problems: &[Problem], settings: &Sett
             "ancestorRef": reference, "controllerName": settings.controller_name, "conditions": conditions,
         }));
     }
-    (wanted != shown).then(|| patch(policy, "BackendPolicy", "pierhead.dev/v1alpha1", &json!({ "ancestors": wanted })))
+    (wanted != shown)
+        .then(|| patch(policy, "BackendPolicy", "pierhead.dev/v1alpha1", Some(json!({ "ancestors": wanted }))))
 }
 
 /// The entries as JSON: those of other controllers are handed back unread.

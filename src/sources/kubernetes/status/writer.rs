@@ -21,8 +21,9 @@ use crate::{
 const CONCURRENT: usize = 8;
 /// Time allowed for one write.
 const REQUEST: Duration = Duration::from_secs(10);
-/// Shortest and longest pause between two writes to the same object.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// Pause after a write until the same object may be written again; it doubles with each write, and is forgotten when
+/// the object is left alone for the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_mins(1));
 
 /// Writes what [`super::plan`] asks for.
 pub struct Writer {
