@@ -45,11 +45,12 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When something that the user can mend keeps it from starting: a port in use, a source that cannot be read.
-pub fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
     logging::init(settings.log.format, &settings.log.level)?;
     let metrics = Arc::new(Metrics::new(settings.proxy.threads.get()));
-    let proxy = Proxy::bind(&settings.proxy)?;
     let (admin, admin_address) = admin::bind(settings.admin)?;
+    settings.proxy.reserved_ports.push(admin_address.port());
+    let proxy = Proxy::bind(&settings.proxy)?;
     for (listener, address) in proxy.addresses().into_iter().chain([("admin", admin_address)]) {
         info!(listener, %address, "bound");
     }

@@ -190,6 +190,7 @@ fn proxy_settings(listen: ListenArgs, traffic: TrafficArgs, timeouts: &TimeoutAr
     proxy::Settings {
         http: listen.http,
         https: listen.https,
+        reserved_ports: Vec::new(),
         threads: listen.threads.unwrap_or_else(|| proxy::Settings::default().threads),
         trusted_cidrs: traffic.trusted_cidr,
         max_concurrent_requests: traffic.max_concurrent_requests,

@@ -46,6 +46,9 @@ pub enum Error {
     /// This process has as many requests in flight as its settings allow.
     #[error("this server is at its limit of requests")]
     Overloaded,
+    /// The endpoint's address is this process itself, or a name of what may not be an endpoint.
+    #[error("the service behind this route points to where nothing is ever forwarded")]
+    ForbiddenEndpoint,
     /// The connection to the endpoint was refused or failed.
     #[error("the service behind this route refused the connection")]
     ConnectFailed,
@@ -87,7 +90,8 @@ impl Error {
             Self::Unavailable(_) | Self::NoEndpoint | Self::BackendLimit | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::ConnectFailed
+            Self::ForbiddenEndpoint
+            | Self::ConnectFailed
             | Self::UpstreamTls
             | Self::UpstreamReset
             | Self::UpstreamMalformed
@@ -115,6 +119,7 @@ impl Error {
             Self::NoEndpoint => "no_endpoint",
             Self::BackendLimit => "backend_limit",
             Self::Overloaded => "overloaded",
+            Self::ForbiddenEndpoint => "forbidden_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::UpstreamTls => "upstream_tls",
@@ -129,7 +134,9 @@ impl Error {
     /// Whether another attempt may be made.
     pub(super) fn retryable(self) -> Retry {
         match self {
-            Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls => Retry::NeverSent,
+            Self::ForbiddenEndpoint | Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls => {
+                Retry::NeverSent
+            }
             Self::UpstreamReset => Retry::IfIdempotent,
             _ => Retry::Never,
         }

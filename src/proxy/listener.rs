@@ -88,7 +88,10 @@ impl Proxy {
     /// # Errors
     /// When a socket does not listen or a thread does not start.
     pub fn start(self, live: Live, metrics: Arc<Metrics>, access_log: AccessLog) -> io::Result<Running> {
+        let own_ports = self.addresses.iter().map(|(address, _)| address.port());
+        let own_ports = own_ports.chain(self.settings.reserved_ports.iter().copied()).collect();
         let shared = Shared {
+            own_ports,
             settings: self.settings,
             tls: tls::server_config(live.clone())?,
             live,

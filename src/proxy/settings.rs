@@ -15,6 +15,8 @@ pub struct Settings {
     pub http: Vec<SocketAddr>,
     /// Addresses for TLS; the protocol is chosen by ALPN.
     pub https: Vec<SocketAddr>,
+    /// Other ports of this process, such as the admin port: on an address of this host they are never connected to.
+    pub reserved_ports: Vec<u16>,
     /// Threads that serve traffic; each accepts on every address.
     pub threads: NonZeroUsize,
     /// Peers whose `X-Forwarded-*` fields are believed.
@@ -57,6 +59,7 @@ impl Default for Settings {
         Self {
             http: vec![(Ipv4Addr::UNSPECIFIED, 8080).into()],
             https: vec![(Ipv4Addr::UNSPECIFIED, 8443).into()],
+            reserved_ports: Vec::new(),
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             trusted_cidrs: Vec::new(),
             max_concurrent_requests: None,

@@ -33,7 +33,7 @@ use super::{
     transport::{Transport, tune},
 };
 use crate::{
-    model::{Address, Protocol},
+    model::{Address, Protocol, Scope},
     routing::EndpointState,
 };
 
@@ -57,6 +57,7 @@ pub(super) struct Upstreams {
     tls: ClientConfigs,
     clock: Clock,
     keep_alive: Moment,
+    own_ports: Arc<[u16]>,
 }
 
 #[derive(Debug, Default)]
@@ -131,9 +132,10 @@ pub(super) enum Reuse {
 }
 
 impl Upstreams {
-    pub(super) fn new(clock: Clock, keep_alive: Duration) -> Rc<Self> {
+    /// No connections yet. `own_ports` are those of this process.
+    pub(super) fn new(clock: Clock, keep_alive: Duration, own_ports: Arc<[u16]>) -> Rc<Self> {
         let keep_alive = millis(keep_alive);
-        Rc::new(Self { endpoints: RefCell::default(), tls: ClientConfigs::new(), clock, keep_alive })
+        Rc::new(Self { endpoints: RefCell::default(), tls: ClientConfigs::new(), clock, keep_alive, own_ports })
     }
 
     /// Gives a connection to the endpoint, opened within `connect_timeout` if there is none.
@@ -231,6 +233,9 @@ impl Upstreams {
 
     async fn connect(&self, address: &Address, protocol: Protocol) -> Result<Transport, Error> {
         let address = resolve(address).await?;
+        if self.own_ports.contains(&address.port()) && is_of_this_host(address.ip()) {
+            return Err(Error::ForbiddenEndpoint); // a loop, or the admin port
+        }
         let stream = TcpStream::connect(address).await.map_err(|_| Error::ConnectFailed)?;
         tune(&stream);
         if !protocol.is_tls() {
@@ -338,16 +343,12 @@ async fn resolve(address: &Address) -> Result<SocketAddr, Error> {
         Address::Socket(address) => Ok(*address),
         Address::Name { host, port } => {
             let mut found = tokio::net::lookup_host((&**host, *port)).await.map_err(|_| Error::ConnectFailed)?;
-            found.find(|address| is_external(address.ip())).ok_or(Error::ConnectFailed)
+            found.find(|address| Scope::of(address.ip()) == Scope::Ordinary).ok_or(Error::ForbiddenEndpoint)
         }
     }
 }
 
-fn is_external(ip: IpAddr) -> bool {
-    let link_local = match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    let ip = ip.to_canonical();
-    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+/// Whether an address is one of this host's: nobody else's can be bound.
+fn is_of_this_host(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
 }

@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) access_log: AccessLog,
     pub(super) tls: Arc<ServerConfig>,
+    /// Ports of this process, never connected to on an address of this host.
+    pub(super) own_ports: Arc<[u16]>,
     /// When the data plane started; all clocks count from it.
     pub(super) start: Instant,
     /// Requests in flight over all threads.
@@ -108,7 +110,11 @@ pub(super) fn run(thread: usize, shared: &Shared, sockets: Vec<(std::net::TcpLis
             metrics: Arc::clone(&shared.metrics),
             access_log: shared.access_log.clone(),
             tls: Arc::clone(&shared.tls),
-            upstreams: Upstreams::new(clock.clone(), shared.settings.timeouts.upstream_keep_alive),
+            upstreams: Upstreams::new(
+                clock.clone(),
+                shared.settings.timeouts.upstream_keep_alive,
+                Arc::clone(&shared.own_ports),
+            ),
             clock,
             drain: Drain::default(),
             in_flight: Arc::clone(&shared.in_flight),

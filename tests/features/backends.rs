@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::Value;
+
 use crate::support::{
     backend::Backend,
     client::get,
+    eventually,
     manifests::{ingress, service, service_with, slice},
     pierhead::{Pierhead, Setup},
 };
@@ -131,4 +134,18 @@ async fn an_endpoint_that_speaks_no_tls_is_502_with_its_reason() {
     let answer = get(pierhead.http, "a.example", "/x").await;
     assert_eq!(answer.status, 502);
     assert_eq!(pierhead.logged_path("/x").await["reason"], "upstream_tls");
+}
+
+#[tokio::test]
+async fn our_own_ports_are_never_an_endpoint() {
+    let one = Backend::start("one").await;
+    let pierhead = Pierhead::serving(all_to("one") + &service("one", &[one.address])).await;
+    for ours in [pierhead.admin, pierhead.http] {
+        pierhead.write(all_to("one") + &service("one", &[ours]));
+        let path = format!("/livez?{}", ours.port());
+        let refused = async || (get(pierhead.http, "a.example", &path).await.status == 502).then_some(());
+        eventually("a route to ourselves is refused", refused).await;
+        let refused = |line: &Value| line["path"] == *path && line["reason"] == "forbidden_endpoint";
+        pierhead.logged("the reason", refused).await;
+    }
 }

@@ -63,10 +63,10 @@ async fn a_body_over_the_limit_is_413() {
 async fn the_answer_to_a_large_upload_arrives_although_it_is_not_read() {
     let one = Backend::start("one").await;
     let pierhead = Setup::default().manifests(all_to(&one)).flag("--max-body-size=10").start().await;
-    const SIZE: usize = 8 << 20;
+    let size = 8 << 20;
     let mut client = Raw::connect(pierhead.http).await;
-    client.write(format!("POST /x HTTP/1.1\r\nhost: a.example\r\ncontent-length: {SIZE}\r\n\r\n")).await;
-    client.write(vec![b'x'; SIZE]).await;
+    client.write(format!("POST /x HTTP/1.1\r\nhost: a.example\r\ncontent-length: {size}\r\n\r\n")).await;
+    client.write(vec![b'x'; size]).await;
     let response = client.rest().await;
     assert_eq!(status_of(&response), 413, "{response}");
     assert!(response.ends_with('\n'), "the answer is whole: {response:?}");

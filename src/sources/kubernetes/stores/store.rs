@@ -32,11 +32,21 @@ pub(super) struct Store<K> {
     state: watch::Sender<State>,
 }
 
-/// An object, or why it is none.
+/// An object, and what is wrong with what came after it.
 #[derive(Clone, Debug)]
-enum Kept<K> {
-    Object(Arc<K>),
-    Malformed(String),
+struct Kept<K> {
+    /// The last version that could be read.
+    object: Option<Arc<K>>,
+    /// Why the latest version could not.
+    malformed: Option<String>,
+}
+
+impl<K> Kept<K> {
+    /// What cannot be read loses nothing: the version before it stays.
+    fn after(self, previous: Option<&Self>) -> Self {
+        let object = self.object.or_else(|| previous.and_then(|previous| previous.object.clone()));
+        Self { object, malformed: self.malformed }
+    }
 }
 
 /// How much a store knows.
@@ -72,14 +82,12 @@ impl<K: Resource<DynamicType = ()>> Store<K> {
     pub(super) fn read(&self) -> (Vec<Arc<K>>, Vec<Problem>) {
         let (mut objects, mut problems) = (Vec::new(), Vec::new());
         for ((namespace, name), kept) in &*self.lock() {
-            match kept {
-                Kept::Object(object) => objects.push(Arc::clone(object)),
-                Kept::Malformed(error) => problems.push(Problem {
-                    origin: Origin::new(self.kind, namespace.as_str(), name.as_str()),
-                    field: String::new(),
-                    kind: ProblemKind::Malformed(error.clone()),
-                }),
-            }
+            objects.extend(kept.object.clone());
+            problems.extend(kept.malformed.as_ref().map(|error| Problem {
+                origin: Origin::new(self.kind, namespace.as_str(), name.as_str()),
+                field: String::new(),
+                kind: ProblemKind::Malformed(error.clone()),
+            }));
         }
         (objects, problems)
     }
@@ -95,6 +103,7 @@ impl<K: Resource<DynamicType = ()>> Store<K> {
             Event::Init => list.clear(),
             Event::InitApply(guard) => {
                 let (key, kept) = keep(guard, trim);
+                let kept = kept.after(self.lock().get(&key));
                 list.insert(key, kept);
             }
             Event::InitDone => {
@@ -104,7 +113,9 @@ impl<K: Resource<DynamicType = ()>> Store<K> {
             }
             Event::Apply(guard) => {
                 let (key, kept) = keep(guard, trim);
-                self.lock().insert(key, kept);
+                let mut objects = self.lock();
+                let kept = kept.after(objects.get(&key));
+                objects.insert(key, kept);
                 return true;
             }
             Event::Delete(guard) => {
@@ -122,9 +133,9 @@ fn keep<K: Resource<DynamicType = ()>>(guard: DeserializeGuard<K>, trim: fn(&mut
         Ok(mut object) => {
             trim_meta(object.meta_mut());
             trim(&mut object);
-            Kept::Object(Arc::new(object))
+            Kept { object: Some(Arc::new(object)), malformed: None }
         }
-        Err(invalid) => Kept::Malformed(invalid.error),
+        Err(invalid) => Kept { object: None, malformed: Some(invalid.error) },
     };
     (key, kept)
 }
@@ -308,7 +319,15 @@ mod tests {
             Ok(Event::InitDone),
         ];
         assert_eq!(after(&store, Absence::Never, list).await, (vec!["a".to_owned()], 1));
-        assert_eq!(after(&store, Absence::Never, vec![Ok(Event::Apply(malformed("a")))]).await, (vec![], 2));
+        let worse = vec![Ok(Event::Apply(malformed("a")))];
+        assert_eq!(after(&store, Absence::Never, worse).await, (vec!["a".to_owned()], 2), "the version before stays");
+        let relist = vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(malformed("a"))),
+            Ok(Event::InitApply(malformed("b"))),
+            Ok(Event::InitDone),
+        ];
+        assert_eq!(after(&store, Absence::Never, relist).await, (vec!["a".to_owned()], 2));
         assert_eq!(after(&store, Absence::Never, vec![Ok(Event::Apply(ingress("a")))]).await.1, 1);
         assert_eq!(after(&store, Absence::Never, vec![Ok(Event::Delete(malformed("b")))]).await.1, 0);
     }
@@ -341,7 +360,7 @@ mod tests {
                 {"manager": format!("{FIELD_MANAGER_PREFIX}a/b"), "operation": "Apply", "subresource": "status", "fieldsV1": {}},
             ],
         }});
-        let (_, Kept::Object(kept)) = keep(guarded(object), |_| {}) else { panic!("malformed") };
+        let kept = keep(guarded(object), |_| {}).1.object.unwrap();
         let fields = kept.metadata.managed_fields.as_deref().unwrap();
         assert_eq!(fields.len(), 1);
         assert!(fields[0].fields_v1.is_none());
