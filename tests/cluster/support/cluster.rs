@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Backend, ControlPlane, Pierhead, Ports, eventually, service, slice};
 
 /// Group, version and plural of the kinds that the tests write or read.
-const KINDS: [(&str, &str, &str, &str); 11] = [
+const KINDS: [(&str, &str, &str, &str); 12] = [
     ("Ingress", "networking.k8s.io", "v1", "ingresses"),
     ("IngressClass", "networking.k8s.io", "v1", "ingressclasses"),
     ("Service", "", "v1", "services"),
@@ -29,6 +29,7 @@ const KINDS: [(&str, &str, &str, &str); 11] = [
     ("BackendPolicy", "pierhead.dev", "v1alpha1", "backendpolicies"),
     ("Event", "events.k8s.io", "v1", "events"),
     ("Lease", "coordination.k8s.io", "v1", "leases"),
+    ("Role", "rbac.authorization.k8s.io", "v1", "roles"),
     ("ClusterRole", "rbac.authorization.k8s.io", "v1", "clusterroles"),
     ("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions"),
 ];
