@@ -11,19 +11,17 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// CGI programs take it for the proxy they should use (CVE-2016-5385).
-const PROXY: HeaderName = HeaderName::from_static("proxy");
+const PROXY: &str = "proxy";
 
 /// RFC 9110 §7.6.1: fields that concern one connection only.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    HeaderName::from_static("http2-settings"),
-];
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" | "http2-settings"
+    )
+}
 
 /// Longest request id that is kept.
 const MAX_REQUEST_ID: usize = 128;
@@ -56,26 +54,22 @@ pub(super) fn upgrade(headers: &HeaderMap, version: http::Version) -> Option<Hea
 ///
 /// `client` is the address of the client itself, behind the trusted peers.
 pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwarded: &Forwarded, client: IpAddr) {
-    let takes_trailers = headers
-        .get_all(header::TE)
-        .iter()
-        .filter_map(|te| te.to_str().ok())
-        .any(|te| te.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers")));
+    let takes_trailers = takes_trailers(headers);
     remove_hop_by_hop(headers);
-    headers.remove(PROXY);
-    remove_spoofed(headers, forwarded.trusted);
+    remove(headers, |name| name == PROXY || is_spoofed(name, forwarded.trusted));
     if takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    let chain = forwarded_for(headers, &forwarded.address);
-    headers.insert(X_FORWARDED_FOR, chain);
     if forwarded.trusted {
+        let chain = forwarded_for(headers, &forwarded.address);
+        headers.insert(X_FORWARDED_FOR, chain);
         headers.entry(X_FORWARDED_PROTO).or_insert_with(|| forwarded.proto.clone());
         headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
         headers.entry(X_FORWARDED_PORT).or_insert_with(|| forwarded.port.clone());
         let client = || HeaderValue::try_from(client.to_string()).unwrap_or_else(|_| forwarded.address.clone());
         headers.entry(X_REAL_IP).or_insert_with(client);
     } else {
+        headers.insert(X_FORWARDED_FOR, forwarded.address.clone());
         headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
         headers.insert(X_FORWARDED_HOST, host.clone());
         headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
@@ -145,9 +139,23 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    remove(headers, is_hop_by_hop);
+}
+
+/// Removes fields by name. Nearly always there are none, so looking comes first and costs no hashing.
+fn remove(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
+    if headers.keys().any(|name| is_unwanted(name.as_str())) {
+        let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name.as_str())).cloned().collect();
+        for name in unwanted {
+            headers.remove(name);
+        }
     }
+}
+
+/// RFC 9110 §10.1.4: whether the sender takes trailers.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::TE).iter().filter_map(|te| te.to_str().ok());
+    accepted.flat_map(|te| te.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// Fields that speak for the client in front of backends.
@@ -162,20 +170,14 @@ fn alike(name: &[u8], managed: &[u8]) -> bool {
     name.len() == managed.len() && name.iter().zip(managed).all(|(a, b)| a == b || (*a == b'_' && *b == b'-'))
 }
 
-/// Removes managed fields of a peer that is not trusted, and their aliases with underscores from anybody.
-fn remove_spoofed(headers: &mut HeaderMap, trusted: bool) {
-    let spoofed = |name: &HeaderName| {
-        let name = name.as_str();
-        // Nearly every name ends here: managed names start with x or f.
-        matches!(name.as_bytes()[0], b'x' | b'f') && is_managed(name) && (!trusted || name.contains('_'))
-    };
-    let alias_of_request_id =
-        |name: &HeaderName| name.as_str().contains('_') && alike(name.as_str().as_bytes(), b"x-request-id");
-    let remove: Vec<HeaderName> =
-        headers.keys().filter(|name| spoofed(name) || alias_of_request_id(name)).cloned().collect();
-    for name in remove {
-        headers.remove(name);
+/// Managed fields of a peer that is not trusted, and their aliases with underscores from anybody.
+fn is_spoofed(name: &str, trusted: bool) -> bool {
+    // Nearly every name ends here: managed names start with x or f.
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f')) {
+        return false;
     }
+    let is_alias = name.contains('_');
+    is_managed(name) && (!trusted || is_alias) || is_alias && alike(name.as_bytes(), b"x-request-id")
 }
 
 /// The chain of a trusted peer with the peer appended; the peer alone when there is none left.

@@ -147,12 +147,13 @@ impl Upstreams {
         connect_timeout: Duration,
     ) -> Result<Checkout, Error> {
         let kind = if protocol.is_http2() {
-            Kind::Shared(self.shared(endpoint, protocol, reuse, connect_timeout).await?)
+            Kind::Shared(Box::pin(self.shared(endpoint, protocol, reuse, connect_timeout)).await?)
         } else {
             let idle = if reuse == Reuse::Idle { self.idle(endpoint.id) } else { None };
             Kind::Exclusive(Some(match idle {
                 Some(connection) => connection,
-                None => within(connect_timeout, self.open_http1(&endpoint.address, protocol)).await?,
+                // Boxed: opening is rare, and its state would be copied around with every request.
+                None => Box::pin(within(connect_timeout, self.open_http1(&endpoint.address, protocol))).await?,
             }))
         };
         Ok(Checkout { kind, upstreams: Rc::clone(self), endpoint: endpoint.id, upload: None })
