@@ -149,3 +149,17 @@ async fn a_stream_that_the_client_resets_cancels_its_attempt() {
     one.waits_for(0).await;
     assert_eq!(pierhead.logged_path("/slow/reset").await["status"], 499);
 }
+
+/// RFC 9113 §6.5: the server's first frame is SETTINGS; parameter 3 is `SETTINGS_MAX_CONCURRENT_STREAMS`.
+#[tokio::test]
+async fn settings_allow_128_streams() {
+    let one = Backend::start("one").await;
+    let pierhead = Pierhead::serving(all_to_one() + &service("one", &[one.address])).await;
+    let mut client = client::Raw::connect(pierhead.http).await;
+    client.write("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0").await;
+    let head = client.exactly(9).await;
+    assert_eq!(head[3], 4, "a SETTINGS frame");
+    let settings = client.exactly(usize::from(head[1]) << 8 | usize::from(head[2])).await;
+    let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).unwrap();
+    assert_eq!(streams[2..], [0, 0, 0, 128]);
+}

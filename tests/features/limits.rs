@@ -5,6 +5,7 @@ use http_body_util::Full;
 use crate::support::{
     backend::Backend,
     client::{Raw, get, raw, send, status_of},
+    eventually,
     manifests::{backend_policy, ingress, service},
     pierhead::{Pierhead, Setup},
 };
@@ -91,4 +92,30 @@ async fn an_upload_that_stalls_is_given_up() {
     assert!(response.is_empty() || status_of(&response) == 408, "{response}");
     one.waits_for(0).await;
     assert!(one.seen().is_empty());
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let one = Backend::start("one").await;
+    let pierhead = Setup::default().manifests(all_to(&one)).flag("--keep-alive-timeout=300ms").start().await;
+    let mut client = Raw::connect(pierhead.http).await;
+    client.write("GET /status/204 HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    assert_eq!(status_of(&client.head().await), 204);
+    assert_eq!(client.rest().await, "", "closed without a word: there was no request");
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let one = Backend::start("one").await;
+    let pierhead = Setup::default().manifests(all_to(&one)).flag("--request-head-timeout=300ms").start().await;
+    assert_eq!(Raw::connect(pierhead.http).await.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_is_given_up() {
+    let one = Backend::start("one").await;
+    let pierhead = Setup::default().manifests(all_to(&one)).flag("--handshake-timeout=300ms").start().await;
+    assert_eq!(Raw::connect(pierhead.https).await.rest().await, "");
+    let counted = async || pierhead.metrics().await.contains("pierhead_tls_handshake_failures_total 1").then_some(());
+    eventually("the failed handshake is counted", counted).await;
 }

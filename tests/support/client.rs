@@ -146,6 +146,13 @@ impl Raw {
         soon("response head", read_head(&mut self.0)).await
     }
 
+    /// Reads so many bytes.
+    pub async fn exactly(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        soon("bytes", self.0.read_exact(&mut bytes)).await.unwrap();
+        bytes
+    }
+
     /// Reads until the other side closes or resets.
     pub async fn rest(&mut self) -> String {
         let mut all = Vec::new();
