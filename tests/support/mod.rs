@@ -10,6 +10,7 @@ pub mod client;
 pub mod manifests;
 pub mod pierhead;
 pub mod tls;
+mod unverified;
 
 use std::time::Duration;
 

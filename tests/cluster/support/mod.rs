@@ -7,6 +7,8 @@ mod cluster;
 mod control_plane;
 mod objects;
 mod pierhead;
+#[path = "../../support/unverified.rs"]
+mod unverified;
 
 use std::{
     env,
