@@ -2,7 +2,8 @@
 //!
 //! `PIERHEAD_UPDATE=1 cargo test --test compile` writes the expected files anew; read the difference before it goes in.
 //! A case is compiled as in a cluster. A document of kind `TestSettings` changes that: `classless`,
-//! `allowLoopbackEndpoints`, `allowExternalName`, `sslRedirect`, `httpsPort`, `ingressClass`, `defaultCertificate`.
+//! `allowLoopbackEndpoints`, `allowExternalName`, `sslRedirect`, `httpsPort`, `ingressClass`, `defaultCertificate`,
+//! `defaultBackend`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test as the tests themselves do")]
 #![cfg(feature = "kubernetes")]
 
@@ -11,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use k8s_openapi::api::networking::v1::ServiceBackendPort;
 use pierhead::{
     model::Compiled,
     sources::{
@@ -91,6 +93,12 @@ fn settings(case: &Path) -> Settings {
         default_certificate: text("defaultCertificate")
             .and_then(|key| key.split_once('/'))
             .map(|(namespace, name)| (namespace.to_owned(), name.to_owned())),
+        default_backend: text("defaultBackend").map(|text| {
+            let (key, port) = text.split_once(':').unwrap();
+            let (namespace, name) = key.split_once('/').unwrap();
+            let port = ServiceBackendPort { number: port.parse().ok(), name: None };
+            ((namespace.to_owned(), name.to_owned()), port)
+        }),
         ..Settings::default()
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
+use k8s_openapi::api::networking::v1::ServiceBackendPort;
 
 use crate::sources::kubernetes::{ObjectKey, compile, run, status};
 
@@ -55,6 +56,9 @@ struct ObjectArgs {
     /// Publish this address or name in the status of Ingresses (repeatable).
     #[arg(long, env = "PIERHEAD_PUBLISH_ADDRESS", value_name = "ADDRESS", value_delimiter = ',')]
     publish_address: Vec<status::Address>,
+    /// Service that takes what no route takes, unless an Ingress without rules does [default: 404].
+    #[arg(long, env = "PIERHEAD_DEFAULT_BACKEND", value_name = "NAMESPACE/NAME:PORT", value_parser = service_port)]
+    default_backend: Option<(ObjectKey, ServiceBackendPort)>,
     /// Secret with the certificate of hosts without one of their own [default: self-signed].
     #[arg(long, env = "PIERHEAD_DEFAULT_CERTIFICATE", value_name = "NAMESPACE/NAME", value_parser = object_key)]
     default_certificate: Option<ObjectKey>,
@@ -78,6 +82,7 @@ impl ClusterArgs {
         compile::Settings {
             controller_name: self.objects.controller_name.clone(),
             ingress_class: self.objects.ingress_class.clone(),
+            default_backend: self.objects.default_backend.clone(),
             default_certificate: self.objects.default_certificate.clone(),
             ssl_redirect,
             https_port,
@@ -113,6 +118,18 @@ fn object_key(text: &str) -> Result<ObjectKey, String> {
         }
         _ => Err("expected NAMESPACE/NAME".to_owned()),
     }
+}
+
+/// Reads a Service with the number or name of its port.
+fn service_port(text: &str) -> Result<(ObjectKey, ServiceBackendPort), String> {
+    let expected = || "expected NAMESPACE/NAME:PORT, the port by number or name".to_owned();
+    let (service, port) = text.rsplit_once(':').filter(|(_, port)| !port.is_empty()).ok_or_else(expected)?;
+    let port = match port.parse::<u16>() {
+        Ok(0) => return Err(expected()),
+        Ok(number) => ServiceBackendPort { number: Some(number.into()), name: None },
+        Err(_) => ServiceBackendPort { number: None, name: Some(port.to_owned()) },
+    };
+    Ok((object_key(service).map_err(|_| expected())?, port))
 }
 
 fn host_name() -> String {

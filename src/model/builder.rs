@@ -70,6 +70,11 @@ impl Builder {
         }
     }
 
+    /// Whether somebody has claimed the class-wide default backend.
+    pub fn has_default(&self) -> bool {
+        self.model.default.is_some()
+    }
+
     /// Claims the class-wide default backend: what no host took.
     pub fn default_route(&mut self, route: Route) {
         if let Some(holder) = &self.model.default {

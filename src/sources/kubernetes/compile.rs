@@ -2,8 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Certificates, Cluster, ObjectKey, class::is_ours, ingress, policies::Policies, services::Backends};
-use crate::model::{Builder, Compiled, Origin, Problem};
+use k8s_openapi::api::networking::v1::ServiceBackendPort;
+
+use super::{
+    Certificates, Cluster, ObjectKey, annotations::Options, class::is_ours, ingress, policies::Policies,
+    services::Backends,
+};
+use crate::{
+    matching::HostPattern,
+    model::{Action, Builder, Compiled, Origin, Problem, Route, Unavailable},
+};
 
 /// What compilation is told besides the objects.
 #[derive(Clone, Debug)]
@@ -15,6 +23,8 @@ pub struct Settings {
     pub ingress_class: Option<String>,
     /// Secret whose certificate hosts without one of their own get.
     pub default_certificate: Option<ObjectKey>,
+    /// Service and port that take what no route takes, unless an Ingress without rules claims that.
+    pub default_backend: Option<(ObjectKey, ServiceBackendPort)>,
     /// Redirect plain HTTP on hosts with TLS (308).
     pub ssl_redirect: bool,
     /// Port that such redirects name; None for 443.
@@ -33,6 +43,7 @@ impl Default for Settings {
             controller_name: "pierhead.dev/ingress-controller".to_owned(),
             ingress_class: None,
             default_certificate: None,
+            default_backend: None,
             ssl_redirect: true,
             https_port: None,
             allow_external_name: false,
@@ -56,11 +67,30 @@ pub fn compile(cluster: &Cluster, certificates: &Certificates, settings: &Settin
     for object in cluster.ingresses.iter().filter(|ingress| is_ours(ingress, cluster, settings)) {
         ingress::compile(&mut builder, object, &backends, certificates);
     }
+    if let Some((service, port)) = &settings.default_backend {
+        default_backend(&mut builder, &backends, service, port);
+    }
     if let Some(key) = &settings.default_certificate {
         default_certificate(&mut builder, key, certificates);
     }
     let (model, problems) = builder.finish();
     Compiled { model, problems }
+}
+
+fn default_backend(builder: &mut Builder, backends: &Backends<'_>, service: &ObjectKey, port: &ServiceBackendPort) {
+    if builder.has_default() {
+        return;
+    }
+    let origin = Origin::new("Flag", "", "--default-backend");
+    let action = match backends.resolve(builder, service, Some(port), &Options::default()) {
+        Ok(id) => Action::Forward(id),
+        Err((_, kind)) => {
+            builder.problem(Problem { origin: origin.clone(), field: String::new(), kind });
+            Action::Unavailable(Unavailable::BackendUnresolved)
+        }
+    };
+    let (field, filters) = (String::new(), Vec::new());
+    builder.default_route(Route { origin, field, host: HostPattern::Any, path: None, filters, action });
 }
 
 fn default_certificate(builder: &mut Builder, key: &ObjectKey, certificates: &Certificates) {
