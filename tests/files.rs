@@ -213,3 +213,34 @@ async fn mounted_config_maps_are_followed_through_their_links() {
     of_file.until("the swap", |compiled| hosts(compiled) == ["two.example"]).await;
     of_folder.until("the swap", |compiled| hosts(compiled) == ["two.example"]).await;
 }
+
+/// A writer that takes its time: what stands in the file meanwhile is not what is meant.
+#[tokio::test]
+async fn a_file_is_read_when_its_writer_has_closed_it() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.yaml");
+    fs::write(&path, ingress("a", "a.example") + "---\n" + SERVICE).unwrap();
+    let mut running = Running::start(&[folder.path()]);
+    running.until("the first content", |compiled| hosts(compiled) == ["a.example"]).await;
+    let mut open = fs::File::create(&path).unwrap();
+    let changed = timeout(Duration::from_millis(500), running.updates.changed()).await;
+    assert!(changed.is_err(), "an open file is not read: {:?}", running.updates.borrow().as_deref().map(hosts));
+    std::io::Write::write_all(&mut open, (ingress("b", "b.example") + "---\n" + SERVICE).as_bytes()).unwrap();
+    drop(open);
+    running.until("the new content", |compiled| hosts(compiled) == ["b.example"]).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_that_leads_nowhere_keeps_the_last_content_and_is_told() {
+    let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let target = elsewhere.path().join("a");
+    fs::write(&target, ingress("a", "a.example") + "---\n" + SERVICE).unwrap();
+    std::os::unix::fs::symlink(&target, folder.path().join("a.yaml")).unwrap();
+    let mut running = Running::start(&[folder.path()]);
+    running.until("the first content", |compiled| hosts(compiled) == ["a.example"]).await;
+    fs::remove_file(&target).unwrap();
+    fs::write(folder.path().join("b.yaml"), ingress("b", "b.example")).unwrap();
+    let compiled = running.until("the other file", |compiled| hosts(compiled) == ["a.example", "b.example"]).await;
+    assert!(compiled.problems.iter().any(|problem| problem.origin.name.ends_with("a.yaml")), "{:?}", compiled.problems);
+}

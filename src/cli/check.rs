@@ -31,7 +31,7 @@ pub struct Args {
 
 /// Checks the files and prints what is wrong with them.
 ///
-/// The exit code is 0 when there is nothing, 1 when there is a problem, 2 when a path cannot be read.
+/// The exit code is 0 when there is nothing, 1 when there is a problem, 2 when a path does not exist.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     check(args, &mut io::stdout().lock())
 }
@@ -57,10 +57,11 @@ pub fn check(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let count = |severity| compiled.problems.iter().filter(|problem| problem.kind.severity() == severity).count();
     let (errors, warnings) = (count(Severity::Error) + loaded.errors.len(), count(Severity::Warning));
     writeln!(out, "{ours} Ingresses checked, {other} of other classes left out: {errors} errors, {warnings} warnings")?;
-    Ok(match (loaded.errors.is_empty(), compiled.problems.is_empty()) {
-        (false, _) => ExitCode::from(2),
-        (true, false) => ExitCode::from(1),
-        (true, true) => ExitCode::SUCCESS,
+    let missing = args.paths.iter().any(|path| std::fs::metadata(path).is_err());
+    Ok(match (missing, errors + warnings) {
+        (true, _) => ExitCode::from(2),
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(1),
     })
 }
 

@@ -99,7 +99,7 @@ fn summary(message: &str) -> String {
     let wanted =
         message.split("\n\n").enumerate().filter(|(at, text)| *at == 0 || text.trim_start().starts_with("tip:"));
     let text: Vec<&str> = wanted.map(|(_, text)| text).collect();
-    format!("{}; see `pierhead serve --help`", one_line(&text.join("; ")))
+    format!("{}; see `--help`", one_line(&text.join("; ")))
 }
 
 fn one_line(text: &str) -> String {

@@ -19,6 +19,9 @@ use crate::{
     telemetry::{access_log, logging},
 };
 
+/// More threads than any machine of today has CPUs are a slip of the keyboard.
+const MAX_THREADS: usize = 1024;
+
 /// Flags of `serve`. Each can be given as an environment variable; lists are then separated by commas.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -51,7 +54,7 @@ struct ListenArgs {
     #[arg(long, env = "PIERHEAD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
     /// Threads that serve traffic [default: one per CPU].
-    #[arg(long, env = "PIERHEAD_THREADS", value_name = "N")]
+    #[arg(long, env = "PIERHEAD_THREADS", value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
 }
 
@@ -208,6 +211,12 @@ fn proxy_settings(listen: ListenArgs, traffic: TrafficArgs, timeouts: &TimeoutAr
             tunnel: timeouts.tunnel_timeout,
         },
     }
+}
+
+/// Reads a number of threads.
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= MAX_THREADS);
+    number.ok_or_else(|| format!("expected a number between 1 and {MAX_THREADS}"))
 }
 
 /// Reads a duration that is not zero.

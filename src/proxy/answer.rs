@@ -1,7 +1,7 @@
 //! Answers of our own: status and an explicit message in the form the client prefers, without internal addresses.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{Error, headers::X_REQUEST_ID};
 
@@ -28,7 +28,8 @@ const FORMS: [(Form, &str, &[&str]); 3] = [
 pub(super) fn answer(error: Error, accept: Option<&HeaderValue>, request_id: &HeaderValue) -> Response<Bytes> {
     let (form, content_type) = preferred(accept);
     let mut response = Response::new(render(form, error, request_id.to_str().unwrap_or_default()));
-    *response.status_mut() = error.status();
+    // A client that ended its half of the connection may still read; 499 is for the log.
+    *response.status_mut() = if error == Error::ClientGone { StatusCode::BAD_REQUEST } else { error.status() };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

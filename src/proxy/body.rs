@@ -77,6 +77,17 @@ impl Streamed {
     }
 }
 
+/// Why the client's body broke off: it left, or its framing cannot be read.
+fn failure(error: &hyper::Error) -> Error {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    match source.map(std::io::Error::kind) {
+        Some(std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData) => {
+            Error::BadRequest("the framing of its body is not valid")
+        }
+        _ => Error::ClientGone,
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -100,7 +111,7 @@ impl Body for RequestBody {
                 body.upload.ended.set(body.incoming.is_end_stream());
                 Some(Ok(frame))
             }
-            Some(Err(_)) => Some(body.fail(Error::ClientGone)),
+            Some(Err(error)) => Some(body.fail(failure(&error))),
             None => {
                 body.upload.ended.set(true);
                 None

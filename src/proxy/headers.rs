@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::Error;
 
 /// Fields that are ours to set.
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -83,9 +85,41 @@ pub(super) fn ask_upgrade(headers: &mut HeaderMap, protocol: &HeaderValue) {
     headers.insert(header::UPGRADE, protocol.clone());
 }
 
-/// Removes what concerns the endpoint's connection.
-pub(super) fn prepare_response(headers: &mut HeaderMap) {
+/// Removes what concerns the endpoint's connection, and settles how long the response is.
+///
+/// # Errors
+/// [`Error::UpstreamMalformed`] when its framing can be read in more than one way.
+pub(super) fn prepare_response(headers: &mut HeaderMap, status: StatusCode) -> Result<(), Error> {
+    if let Some(coding) = headers.get(header::TRANSFER_ENCODING) {
+        // RFC 9112 §6.1: any other coding would be taken off the fields but stay on the content.
+        if !coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+            || headers.get_all(header::TRANSFER_ENCODING).iter().count() > 1
+        {
+            return Err(Error::UpstreamMalformed);
+        }
+        headers.remove(header::CONTENT_LENGTH); // RFC 9112 §6.3: it is overridden
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let digits = length.as_bytes();
+        let is_valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        if !is_valid || lengths.any(|other| other != length) {
+            return Err(Error::UpstreamMalformed);
+        }
+        let length = length.clone();
+        if status.is_informational() || status == StatusCode::NO_CONTENT {
+            headers.remove(header::CONTENT_LENGTH); // RFC 9110 §8.6: must not be sent
+        } else {
+            headers.insert(header::CONTENT_LENGTH, length);
+        }
+    }
     remove_hop_by_hop(headers);
+    Ok(())
+}
+
+/// Whether a response says its length twice: its connection is not used again (RFC 9112 §6.3).
+pub(super) fn is_doubtful(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH)
 }
 
 /// The request's id: its own if it is a token of at most 128 characters, else a new UUID.
@@ -328,6 +362,37 @@ mod tests {
             assert!(new.len() == 36 && &new[14..15] == "4" && "89ab".contains(&new[19..20]), "{replaced:?}: {new}");
         }
         assert_ne!(id(&[]), id(&[]));
+    }
+
+    #[test]
+    fn a_response_has_one_length() {
+        let settled = |fields: &[(&'static str, &'static str)], status: u16| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            let doubtful = is_doubtful(&headers);
+            prepare_response(&mut headers, StatusCode::from_u16(status).unwrap())
+                .map(|()| (get(&headers, "content-length").join("|"), doubtful))
+        };
+        let (length, coding) = ("content-length", "transfer-encoding");
+        let malformed = Err(Error::UpstreamMalformed);
+        assert_eq!(settled(&[(length, "5")], 200), Ok(("5".into(), false)));
+        assert_eq!(settled(&[(length, "5"), (length, "5")], 200), Ok(("5".into(), false)));
+        assert_eq!(settled(&[(length, "5"), (coding, "chunked")], 200), Ok((String::new(), true)));
+        assert_eq!(settled(&[(length, "4")], 204), Ok((String::new(), false)));
+        assert_eq!(settled(&[(length, "4")], 304), Ok(("4".into(), false)));
+        for fields in [
+            &[(length, "1"), (length, "2")][..],
+            &[(length, "abc")],
+            &[(length, "")],
+            &[(length, "+5")],
+            &[(coding, "gzip, chunked")],
+            &[(coding, "gzip")],
+            &[(coding, "chunked"), (coding, "chunked")],
+        ] {
+            assert_eq!(settled(fields, 200), malformed, "{fields:?}");
+        }
     }
 
     #[test]

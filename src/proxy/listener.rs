@@ -67,6 +67,10 @@ impl Proxy {
         let mut sockets: Vec<Vec<_>> = (0..settings.threads.get()).map(|_| Vec::new()).collect();
         for (address, security) in plain.chain(tls) {
             let failed = |error| BindError { address, error };
+            if address.port() != 0 && addresses.iter().any(|(taken, _)| *taken == address) {
+                // SO_REUSEPORT would let our own listeners share it, and clients meet either at random.
+                return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "it is given twice")));
+            }
             // Sharing a port is for our own threads: without SO_REUSEPORT another process's port is told.
             let actual = probe(address).map_err(failed)?;
             addresses.push((actual, security));

@@ -32,7 +32,7 @@ const TUNNEL_BUFFER: usize = 16 * 1024;
 pub(super) fn respond(
     client: &Rc<Client>,
     mut response: Response<Incoming>,
-    checkout: Checkout,
+    mut checkout: Checkout,
     record: &mut Option<Box<Record>>,
     upgrade: Option<(HeaderValue, OnUpgrade)>,
 ) -> Result<Response<ResponseBody>, Error> {
@@ -44,7 +44,10 @@ pub(super) fn respond(
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut head, body) = response.into_parts();
-        headers::prepare_response(&mut head.headers);
+        if headers::is_doubtful(&head.headers) {
+            checkout.retire();
+        }
+        headers::prepare_response(&mut head.headers, head.status)?;
         finish_head(client, &mut head.headers);
         head.version = Version::HTTP_11;
         let worker = &client.worker;
@@ -59,7 +62,7 @@ pub(super) fn respond(
         .ok_or(Error::UpstreamMalformed)?;
     let upstream = hyper::upgrade::on(&mut response);
     let (mut head, _) = response.into_parts();
-    headers::prepare_response(&mut head.headers);
+    headers::prepare_response(&mut head.headers, head.status)?;
     headers::ask_upgrade(&mut head.headers, &agreed);
     finish_head(client, &mut head.headers);
     head.version = Version::HTTP_11;

@@ -105,6 +105,7 @@ pub(super) struct Checkout {
     upstreams: Rc<Upstreams>,
     endpoint: u64,
     upload: Option<Rc<Upload>>,
+    retired: bool,
 }
 
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl Upstreams {
                 None => Box::pin(within(connect_timeout, self.open_http1(&endpoint.address, protocol))).await?,
             }))
         };
-        Ok(Checkout { kind, upstreams: Rc::clone(self), endpoint: endpoint.id, upload: None })
+        Ok(Checkout { kind, upstreams: Rc::clone(self), endpoint: endpoint.id, upload: None, retired: false })
     }
 
     /// The latest idle connection that still looks alive.
@@ -237,7 +238,7 @@ impl Upstreams {
         if self.own_ports.contains(&address.port()) && is_of_this_host(address.ip()) {
             return Err(Error::ForbiddenEndpoint); // a loop, or the admin port
         }
-        let stream = TcpStream::connect(address).await.map_err(|_| Error::ConnectFailed)?;
+        let stream = TcpStream::connect(address).await.map_err(|error| connect_failure(&error))?;
         tune(&stream);
         if !protocol.is_tls() {
             return Ok(Transport::Plain(stream));
@@ -301,12 +302,17 @@ impl Checkout {
         Error::UpstreamReset
     }
 
+    /// The connection serves no other request, whatever becomes of this one.
+    pub(super) fn retire(&mut self) {
+        self.retired = true;
+    }
+
     /// The response is read to its end: the connection may serve the next request, if the request was sent to its end.
     pub(super) fn give_back(mut self) {
         let sent = self.upload.as_ref().is_none_or(|upload| upload.ended.get());
         let Kind::Exclusive(connection) = &mut self.kind else { return };
         let Some(connection) = connection.take() else { return };
-        if !sent || connection.sender.is_closed() {
+        if !sent || self.retired || connection.sender.is_closed() {
             return; // hyper neither closes nor reuses it by itself (hyper#4176)
         }
         let since = self.upstreams.clock.now();
@@ -331,6 +337,16 @@ impl Drop for Checkout {
             shared.streams.set(shared.streams.get().saturating_sub(1));
             shared.since.set(self.upstreams.clock.now());
         }
+    }
+}
+
+/// Whose fault it is that a connection did not open.
+fn connect_failure(error: &std::io::Error) -> Error {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    match error.raw_os_error() {
+        Some(EMFILE | ENFILE) => Error::Overloaded, // we are out of descriptors
+        _ => Error::ConnectFailed,
     }
 }
 

@@ -129,6 +129,10 @@ impl Contents {
         }
     }
 
+    fn has_errors(&self) -> bool {
+        self.0.values().any(|content| content.error.is_some())
+    }
+
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.0.values().flat_map(|content| &content.entries)
     }
@@ -167,7 +171,9 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(path)? {
         let file = entry?.path();
         let extension = file.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("yaml" | "yml" | "json")) && file.is_file() {
+        // What cannot be looked at, such as a link that leads nowhere, is a file that cannot be read.
+        let is_file = fs::metadata(&file).map_or(true, |metadata| metadata.is_file());
+        if matches!(extension, Some("yaml" | "yml" | "json")) && is_file {
             files.push(file);
         }
     }

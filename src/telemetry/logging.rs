@@ -61,8 +61,9 @@ pub enum Error {
 pub fn init(format: Format, level: &str) -> Result<(), Error> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    // The election library tells followers every few seconds that they are such. What `level` says comes after and wins.
-    let directives = format!("kube_leader_election=warn,{level}");
+    // The election library tells followers every few seconds that they are such, and the file watcher names its own
+    // sources where a folder has gone, which the manifests' problems tell better. What `level` says comes after and wins.
+    let directives = format!("kube_leader_election=warn,notify=error,{level}");
     let filter = EnvFilter::try_new(directives).map_err(|source| Error::Filter { text: level.to_owned(), source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {

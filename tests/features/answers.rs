@@ -65,6 +65,7 @@ async fn a_malformed_response_is_502() {
     for (case, reply) in [
         ("no-http", &b"SSH-2.0-OpenSSH_9.2\r\n\r\n"[..]),
         ("two-lengths", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx"),
+        ("coding-that-stays", b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
         ("unsolicited-101", b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
     ] {
         let address = replies(reply, false).await;
@@ -73,6 +74,38 @@ async fn a_malformed_response_is_502() {
         assert_eq!(get(pierhead.http, "a.example", &path).await.status, 502, "{case}");
         logged(&pierhead, &path, 502).await;
     }
+}
+
+#[tokio::test]
+async fn a_head_whose_length_is_doubtful_is_502() {
+    let address = replies(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", false).await;
+    let pierhead = Pierhead::serving(all_to("one") + &service("one", &[address])).await;
+    let response = raw(pierhead.http, "HEAD /x HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(status_of(&response), 502, "{response}");
+}
+
+/// RFC 9112 §6.3: `Transfer-Encoding` overrides `Content-Length`, which is not passed on.
+#[tokio::test]
+async fn a_response_with_two_framings_has_one_for_the_client() {
+    let reply = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    let address = replies(reply, false).await;
+    let pierhead = Pierhead::serving(all_to("one") + &service("one", &[address])).await;
+    let response = raw(pierhead.http, "GET /x HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(status_of(&response), 200, "{response}");
+    assert!(!response.contains("content-length") && response.ends_with("2\r\nhi\r\n0\r\n\r\n"), "{response}");
+}
+
+#[tokio::test]
+async fn a_body_whose_chunks_cannot_be_read_is_400() {
+    let one = Backend::start("one").await;
+    let pierhead = Pierhead::serving(all_to("one") + &service("one", &[one.address])).await;
+    for (case, chunks) in ["0x5\r\nhello\r\n0\r\n\r\n", "5\r\nhelloXX\r\n0\r\n\r\n"].iter().enumerate() {
+        let head = format!("POST /{case} HTTP/1.1\r\nhost: a.example\r\ntransfer-encoding: chunked\r\n\r\n");
+        let response = raw(pierhead.http, head + chunks).await;
+        assert_eq!(status_of(&response), 400, "{response}");
+        logged(&pierhead, &format!("/{case}"), 400).await;
+    }
+    assert!(one.seen().is_empty(), "no body that broke off looks complete");
 }
 
 #[tokio::test]

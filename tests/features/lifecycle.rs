@@ -1,5 +1,7 @@
 //! Start, readiness, shutdown.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::{
@@ -154,12 +156,19 @@ async fn sigint_ends_as_sigterm_does() {
 #[tokio::test]
 async fn ports_can_be_bound_again_at_once_after_a_kill() {
     let one = Backend::start("one").await;
-    let mut first = setup(&one).start().await;
+    let flags = [format!("--http={}", quiet_address(0)), format!("--https={}", quiet_address(1))];
+    let mut first = flags.iter().cloned().fold(setup(&one), Setup::flag).start().await;
     assert_eq!(client::get(first.http, "a.example", "/").await.status, 200);
-    let flags = [format!("--http={}", first.http), format!("--https={}", first.https)];
     first.signal("KILL").await;
     first.ended().await;
     let again = flags.into_iter().fold(setup(&one), Setup::flag).start().await;
     assert_eq!(again.http, first.http);
     assert_eq!(client::get(again.http, "a.example", "/").await.status, 200);
+}
+
+/// A free address below the ports that the kernel gives to whoever asks for any, so that nobody takes it meanwhile.
+fn quiet_address(nth: u16) -> SocketAddr {
+    let start = u16::try_from(std::process::id() % 5000).unwrap() * 2 + 20_000;
+    let free = (start..32_000).filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    (std::net::Ipv4Addr::LOCALHOST, free.into_iter().nth(nth.into()).unwrap()).into()
 }

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind, event::AccessMode};
+use notify::{
+    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, ModifyKind},
+};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -28,6 +31,9 @@ const AT_MOST: Duration = Duration::from_secs(1);
 /// Files are read again this often without any event: network file systems send none, and a folder that is replaced
 /// takes its watch with it.
 const RESCAN: Duration = Duration::from_secs(30);
+/// And this often while something could not be read: what was in the way, such as a lack of descriptors, tells nobody
+/// when it goes.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Follows files and folders until `stop`, and sends what they compile into at once and whenever it changes.
 ///
@@ -58,7 +64,7 @@ pub async fn run(
         tokio::select! {
             () = stop.cancelled() => return,
             () = dirty.notified() => settle(&dirty).await,
-            () = sleep(RESCAN) => {}
+            () = sleep(if state.contents.has_errors() { RETRY } else { RESCAN }) => {}
         }
     }
 }
@@ -113,10 +119,14 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Whether an event may have changed what the paths hold. Our own reading is an event too and must not count.
+/// Whether an event may have changed what the paths hold.
+///
+/// Our own reading is an event too and must not count. Nor does a write while the file is still open: what stands there
+/// then may be any part of what will, so the end of writing is waited for.
 fn concerns(event: &Event, paths: &[PathBuf]) -> bool {
     let written = match event.kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        EventKind::Modify(ModifyKind::Data(_)) => false,
         _ => true,
     };
     let concerned = |changed: &PathBuf| {

@@ -91,7 +91,14 @@ impl Backends<'_> {
                 builder.problem(Problem { origin, field: "addressType".into(), kind });
                 continue;
             }
-            let Some(port) = slice_port(slice, port_name) else { continue };
+            let port = match slice_port(slice, port_name) {
+                None => continue,
+                Some((_, Ok(port))) => port,
+                Some((i, Err(kind))) => {
+                    builder.problem(Problem { origin, field: format!("ports[{i}].port"), kind });
+                    continue;
+                }
+            };
             for (i, endpoint) in slice.endpoints.iter().enumerate() {
                 let list = match state(endpoint) {
                     State::Ready => &mut ready,
@@ -100,7 +107,7 @@ impl Backends<'_> {
                 };
                 // Of several addresses the first is the one to use, says the API.
                 let Some(text) = endpoint.addresses.first() else { continue };
-                match self.address(text) {
+                match self.address(text).and_then(|ip| of_family(ip, &slice.address_type)) {
                     Ok(ip) => drop(list.insert(Endpoint { address: Address::Socket((ip, port).into()) })),
                     Err(kind) => {
                         let field = format!("endpoints[{i}].addresses[0]");
@@ -222,13 +229,29 @@ fn protocol_of(port: &ServicePort) -> Protocol {
     }
 }
 
-/// The port of a slice that serves the Service port of this name; unnamed ports go together.
-fn slice_port(slice: &EndpointSlice, name: Option<&str>) -> Option<u16> {
+/// The port of a slice that serves the Service port of this name, with its place; unnamed ports go together.
+///
+/// None when the slice has no such port, or leaves its number open, which the API says means all ports.
+fn slice_port(slice: &EndpointSlice, name: Option<&str>) -> Option<(usize, Result<u16, ProblemKind>)> {
     let is_tcp = |protocol: Option<&str>| protocol.is_none_or(|protocol| protocol == "TCP");
-    let port = slice.ports.iter().flatten().find(|port| {
+    let (i, port) = slice.ports.iter().flatten().enumerate().find(|(_, port)| {
         port.name.as_deref().unwrap_or_default() == name.unwrap_or_default() && is_tcp(port.protocol.as_deref())
     })?;
-    u16::try_from(port.port?).ok().filter(|number| *number != 0)
+    let number = port.port?;
+    let valid = u16::try_from(number).ok().filter(|number| *number != 0);
+    let expected = || "a port number between 1 and 65535".to_owned();
+    Some((i, valid.ok_or_else(|| ProblemKind::InvalidValue { found: number.to_string(), expected: expected() })))
+}
+
+/// The address, if it is of the family that its slice declares.
+fn of_family(ip: IpAddr, family: &str) -> Result<IpAddr, ProblemKind> {
+    if ip.is_ipv4() == (family == "IPv4") {
+        return Ok(ip);
+    }
+    Err(ProblemKind::InvalidValue {
+        found: ip.to_string(),
+        expected: format!("an {family} address, as addressType says"),
+    })
 }
 
 enum State {
