@@ -6,6 +6,7 @@
 mod answer;
 mod attempt;
 mod body;
+mod bounded;
 mod clock;
 mod connection;
 mod drain;

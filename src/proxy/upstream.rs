@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     Error,
     body::{RequestBody, Upload},
+    bounded::{Bounded, Unanswered},
     clock::{Clock, Moment, millis},
     connection::LocalExecutor,
     tls::ClientConfigs,
@@ -78,6 +79,7 @@ struct Idle {
 #[derive(Debug)]
 struct Exclusive {
     sender: http1::SendRequest<RequestBody>,
+    unanswered: Unanswered,
     /// The task that reads and writes it; None once the connection has become a tunnel.
     task: Option<AbortHandle>,
 }
@@ -199,7 +201,8 @@ impl Upstreams {
     }
 
     async fn open_http1(&self, address: &Address, protocol: Protocol) -> Result<Exclusive, Error> {
-        let transport = self.connect(address, protocol).await?;
+        let unanswered = Unanswered::new();
+        let transport = Bounded::new(self.connect(address, protocol).await?, unanswered.clone());
         let mut builder = http1::Builder::new();
         builder.max_header_size(MAX_HEAD);
         let (sender, connection) =
@@ -208,7 +211,7 @@ impl Upstreams {
             // Its errors reach the request, or concern nobody.
             let _ended = connection.with_upgrades().await;
         });
-        Ok(Exclusive { sender, task: Some(task.abort_handle()) })
+        Ok(Exclusive { sender, unanswered, task: Some(task.abort_handle()) })
     }
 
     async fn open_http2(
@@ -282,7 +285,12 @@ impl Checkout {
     ) -> Result<Response<Incoming>, SendError> {
         self.upload = upload;
         let sent = match &mut self.kind {
-            Kind::Exclusive(Some(connection)) => connection.sender.try_send_request(request).await,
+            Kind::Exclusive(Some(connection)) => {
+                connection.unanswered.asked();
+                let sent = connection.sender.try_send_request(request).await;
+                connection.unanswered.answered();
+                sent
+            }
             Kind::Shared(shared) => shared.sender.try_send_request(request).await,
             Kind::Exclusive(None) => return Err(SendError { error: Error::UpstreamReset, unsent: Some(request) }),
         };
@@ -296,7 +304,9 @@ impl Checkout {
         if let Some(failure) = self.upload.as_ref().and_then(|upload| upload.failure.get()) {
             return failure;
         }
-        if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        let is_endless = source.is_some_and(|source| source.kind() == std::io::ErrorKind::InvalidData);
+        if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() || is_endless {
             return Error::UpstreamMalformed;
         }
         Error::UpstreamReset

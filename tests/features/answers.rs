@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use http_body_util::Full;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::support::{
     backend::{Backend, blackhole, refusing, replies, scripted},
@@ -74,6 +74,27 @@ async fn a_malformed_response_is_502() {
         assert_eq!(get(pierhead.http, "a.example", &path).await.status, 502, "{case}");
         logged(&pierhead, &path, 502).await;
     }
+}
+
+/// One thread serves both: an endpoint that never stops to announce must not keep it from the others.
+#[tokio::test]
+async fn an_endpoint_that_sends_interim_responses_without_end_is_502() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        client::read_head(&mut stream).await;
+        let interim = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n".repeat(1000);
+        while stream.write_all(&interim).await.is_ok() {}
+    });
+    let one = Backend::start("one").await;
+    let manifests = ingress("main").host("a.example").prefix("/", "endless").prefix("/fine", "one").to_string()
+        + &service("endless", &[address])
+        + &service("one", &[one.address]);
+    let pierhead = Setup::default().manifests(manifests).flag("--threads=1").start().await;
+    assert_eq!(get(pierhead.http, "a.example", "/endless").await.status, 502);
+    assert_eq!(pierhead.logged_path("/endless").await["reason"], "upstream_malformed");
+    assert_eq!(get(pierhead.http, "a.example", "/fine").await.status, 200);
 }
 
 #[tokio::test]
