@@ -123,6 +123,7 @@ impl App {
                 info!(signal, delay = ?settings.drain.delay, timeout = ?settings.drain.timeout, "stopping");
                 false
             }
+            () = running.failed() => true,
             Some(ended) = self.tasks.join_next() => {
                 error!(error = format!("{:#}", too_early(ended)), "stopping");
                 true

@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn round_robin_gives_each_the_same() {
         let four = Fixed(vec![(true, 0); 4]);
-        assert_eq!(counts(Strategy::RoundRobin, &four, 400), [100; 4]);
+        assert_eq!(counts(Strategy::RoundRobin, &four, 400), [100; 4], "also where the counter wraps");
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Attempts<'_> {
             let error = match self.send(&mut checkout, outgoing).await {
                 Ok(response) => return Ok((response, checkout)),
                 Err((SendError { unsent: Some(request), .. }, upload)) if record.attempts < MAX_TRIES => {
-                    // The idle connection was closed under us: this endpoint again, on a connection of today.
+                    // The idle connection was closed under us, so others may be stale too: a new one from here on.
                     outgoing = Outgoing { request, upload };
                     reuse = Reuse::Never;
                     continue;

@@ -65,7 +65,7 @@ impl Clock {
     }
 
     fn after(&self, after: Duration) -> Moment {
-        self.now().saturating_add(millis(after + TICK))
+        self.now().saturating_add(millis(after.saturating_add(TICK)))
     }
 
     /// Moves the hand and wakes those whose deadline has passed.

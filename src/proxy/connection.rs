@@ -139,6 +139,11 @@ impl Client {
         self.is_http2() || self.exchanges.get() > 0
     }
 
+    /// Whether no exchange is under way.
+    fn is_idle(&self) -> bool {
+        self.exchanges.get() == 0
+    }
+
     /// When what will be overdue if nothing moves until then.
     fn due(&self) -> (Moment, Overdue) {
         let timeouts = &self.worker.settings.timeouts;
@@ -232,7 +237,6 @@ fn client(
     let forwarded = Forwarded {
         address: value(address.to_string()),
         proto: HeaderValue::from_static(if security == Security::Tls { "https" } else { "http" }),
-        port: value(local.port().to_string()),
         trusted: worker.settings.trusted_cidrs.iter().any(|cidr| cidr.contains(&address)),
     };
     Rc::new(Client {
@@ -329,6 +333,9 @@ where
             if !closing && linger.is_some() && client.may_close() {
                 closing = true;
                 shut_down(Pin::new(connection));
+            }
+            if !client.is_idle() {
+                last_word = None; // a request that crossed the GOAWAY on the wire is still served
             }
             let due = last_word.unwrap_or_else(|| client.due());
             match poll_overdue(due, &deadline, &mut armed, cx) {

@@ -48,7 +48,7 @@ impl Drain {
     }
 }
 
-/// One connection, tunnel or listener that is told of the drain and waited for.
+/// One connection, tunnel or listener that a drain waits for.
 #[derive(Debug)]
 pub(super) struct Participant {
     drain: Drain,

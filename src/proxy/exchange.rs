@@ -1,6 +1,10 @@
 //! One request and its response: checked, routed, limited, and handed to the attempts.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, Uri, Version, header, request::Parts};
@@ -50,16 +54,24 @@ fn client_address(client: &Client, head: &Parts) -> IpAddr {
     if !client.forwarded.trusted {
         return client.address;
     }
-    let chain: Vec<IpAddr> = head
-        .headers
-        .get_all(headers::X_FORWARDED_FOR)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|address| address.trim().parse().ok())
-        .collect();
     let trusted = |address: &IpAddr| client.worker.settings.trusted_cidrs.iter().any(|cidr| cidr.contains(address));
-    chain.iter().rev().find(|address| !trusted(address)).or(chain.first()).copied().unwrap_or(client.address)
+    let chain = head.headers.get_all(headers::X_FORWARDED_FOR).iter();
+    let elements = chain.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let mut nearest = client.address;
+    // Behind an element that cannot be read anything may stand: the client wrote it.
+    for address in elements.collect::<Vec<_>>().into_iter().rev().map_while(|text| forwarded_address(text.trim())) {
+        nearest = address;
+        if !trusted(&address) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// An element of `X-Forwarded-For`: an address, which some proxies give with the port.
+fn forwarded_address(text: &str) -> Option<IpAddr> {
+    let address = text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
+    address.ok().map(|address| address.to_canonical())
 }
 
 /// A response of our own.
@@ -230,7 +242,7 @@ impl Exchange<'_> {
     fn redirect(self, redirect: &Redirect, is_head: bool) -> Response<ResponseBody> {
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::PERMANENT_REDIRECT);
-        if let Ok(location) = HeaderValue::from_str(&redirect.location) {
+        if let Ok(location) = HeaderValue::from_bytes(redirect.location.as_bytes()) {
             response.headers_mut().insert(header::LOCATION, location);
         }
         own(self.client, self.record.take(), response, None, is_head)
@@ -320,7 +332,7 @@ fn authority(head: &Parts, client: &Client) -> Result<HeaderValue, Error> {
     let invalid = Error::BadRequest("its host is not valid");
     let is_http2 = head.version == Version::HTTP_2;
     match (head.uri.authority(), host) {
-        (_, None) if head.version == Version::HTTP_10 => Ok(client.local.clone()),
+        (None, None) if head.version == Version::HTTP_10 => Ok(client.local.clone()),
         (_, None) if head.version == Version::HTTP_11 => Err(Error::BadRequest("it names no host")),
         (Some(authority), host) => {
             let authority = authority.as_str();

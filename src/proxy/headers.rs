@@ -35,8 +35,6 @@ pub(super) struct Forwarded {
     pub(super) address: HeaderValue,
     /// `http` or `https`.
     pub(super) proto: HeaderValue,
-    /// Port the client connected to.
-    pub(super) port: HeaderValue,
     /// Whether the peer's own `X-Forwarded-*` fields are believed.
     pub(super) trusted: bool,
 }
@@ -67,14 +65,14 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwa
         headers.insert(X_FORWARDED_FOR, chain);
         headers.entry(X_FORWARDED_PROTO).or_insert_with(|| forwarded.proto.clone());
         headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
-        headers.entry(X_FORWARDED_PORT).or_insert_with(|| forwarded.port.clone());
+        headers.entry(X_FORWARDED_PORT).or_insert_with(|| port(host, forwarded));
         let client = || HeaderValue::try_from(client.to_string()).unwrap_or_else(|_| forwarded.address.clone());
         headers.entry(X_REAL_IP).or_insert_with(client);
     } else {
         headers.insert(X_FORWARDED_FOR, forwarded.address.clone());
         headers.insert(X_FORWARDED_PROTO, forwarded.proto.clone());
         headers.insert(X_FORWARDED_HOST, host.clone());
-        headers.insert(X_FORWARDED_PORT, forwarded.port.clone());
+        headers.insert(X_FORWARDED_PORT, port(host, forwarded));
         headers.insert(X_REAL_IP, forwarded.address.clone());
     }
 }
@@ -83,6 +81,18 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwa
 pub(super) fn ask_upgrade(headers: &mut HeaderMap, protocol: &HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, protocol.clone());
+}
+
+/// The port that the client asked: what `Host` says, else the default of its scheme. Ours may be mapped to another.
+fn port(host: &HeaderValue, forwarded: &Forwarded) -> HeaderValue {
+    let text = host.to_str().unwrap_or_default();
+    match text.rsplit_once(':') {
+        Some((_, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            HeaderValue::from_str(port).unwrap_or_else(|_| HeaderValue::from_static("80"))
+        }
+        _ if forwarded.proto == "https" => HeaderValue::from_static("443"),
+        _ => HeaderValue::from_static("80"),
+    }
 }
 
 /// Removes what concerns the endpoint's connection, and settles how long the response is.
@@ -233,12 +243,7 @@ mod tests {
     use super::*;
 
     fn forwarded(trusted: bool) -> Forwarded {
-        Forwarded {
-            address: HeaderValue::from_static("192.0.2.7"),
-            proto: HeaderValue::from_static("http"),
-            port: HeaderValue::from_static("80"),
-            trusted,
-        }
+        Forwarded { address: HeaderValue::from_static("192.0.2.7"), proto: HeaderValue::from_static("http"), trusted }
     }
 
     fn prepared(fields: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
@@ -337,6 +342,19 @@ mod tests {
     #[test]
     fn behind_a_trusted_peer_the_real_address_is_the_clients() {
         assert_eq!(get(&prepared(&[("x-forwarded-for", "2.2.2.2")], true), "x-real-ip"), ["2.2.2.2"]);
+    }
+
+    #[test]
+    fn the_port_is_the_one_the_client_asked() {
+        let of = |host, proto| {
+            let mut forwarded = forwarded(false);
+            forwarded.proto = HeaderValue::from_static(proto);
+            port(&HeaderValue::from_static(host), &forwarded).to_str().unwrap().to_owned()
+        };
+        let cases = [("a.example", "http", "80"), ("a.example", "https", "443"), ("a.example:8443", "https", "8443")];
+        for (host, proto, expected) in cases.into_iter().chain([("[::1]", "http", "80"), ("[::1]:81", "http", "81")]) {
+            assert_eq!(of(host, proto), expected, "{host} {proto}");
+        }
     }
 
     #[test]

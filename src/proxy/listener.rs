@@ -105,6 +105,7 @@ impl Proxy {
             in_flight: Arc::new(AtomicUsize::new(0)),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),
+            failed: CancellationToken::new(),
         };
         let mut threads = Vec::new();
         for (thread, sockets) in self.sockets.into_iter().enumerate() {
@@ -117,6 +118,7 @@ impl Proxy {
             let serve = move || {
                 if let Err(error) = worker::run(thread, &shared, listening) {
                     tracing::error!(%error, thread, "data-plane thread ended");
+                    shared.failed.cancel();
                 }
             };
             threads.push(std::thread::Builder::new().name(format!("proxy-{thread}")).spawn(serve)?);
@@ -126,6 +128,11 @@ impl Proxy {
 }
 
 impl Running {
+    /// Ends when a thread has ended although nobody told it to: the rest serves what it accepts, but not all there is.
+    pub async fn failed(&self) {
+        self.shared.failed.cancelled().await;
+    }
+
     /// Stops accepting, lets what is under way finish within `timeout`, and ends. Says how many requests were cut.
     pub async fn drain(self, timeout: Duration) -> usize {
         let Self { threads, shared } = self;

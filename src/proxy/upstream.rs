@@ -54,12 +54,15 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The connections of one thread.
 #[derive(Debug)]
 pub(super) struct Upstreams {
-    endpoints: RefCell<HashMap<u64, Endpoint, RandomState>>,
+    endpoints: RefCell<HashMap<Key, Endpoint, RandomState>>,
     tls: ClientConfigs,
     clock: Clock,
     keep_alive: Moment,
     own_ports: Arc<[u16]>,
 }
+
+/// An endpoint and how it is spoken to: after a change of protocol old connections serve nobody.
+type Key = (u64, Protocol);
 
 #[derive(Debug, Default)]
 struct Endpoint {
@@ -105,7 +108,7 @@ struct Shared {
 pub(super) struct Checkout {
     kind: Kind,
     upstreams: Rc<Upstreams>,
-    endpoint: u64,
+    endpoint: Key,
     upload: Option<Rc<Upload>>,
     retired: bool,
 }
@@ -149,21 +152,23 @@ impl Upstreams {
         reuse: Reuse,
         connect_timeout: Duration,
     ) -> Result<Checkout, Error> {
+        let key = (endpoint.id, protocol);
         let kind = if protocol.is_http2() {
-            Kind::Shared(Box::pin(self.shared(endpoint, protocol, reuse, connect_timeout)).await?)
+            // The limit holds for the turn in the queue too: one connection is opened at a time.
+            Kind::Shared(Box::pin(within(connect_timeout, self.shared(key, &endpoint.address, reuse))).await?)
         } else {
-            let idle = if reuse == Reuse::Idle { self.idle(endpoint.id) } else { None };
+            let idle = if reuse == Reuse::Idle { self.idle(key) } else { None };
             Kind::Exclusive(Some(match idle {
                 Some(connection) => connection,
                 // Boxed: opening is rare, and its state would be copied around with every request.
                 None => Box::pin(within(connect_timeout, self.open_http1(&endpoint.address, protocol))).await?,
             }))
         };
-        Ok(Checkout { kind, upstreams: Rc::clone(self), endpoint: endpoint.id, upload: None, retired: false })
+        Ok(Checkout { kind, upstreams: Rc::clone(self), endpoint: key, upload: None, retired: false })
     }
 
     /// The latest idle connection that still looks alive.
-    fn idle(&self, endpoint: u64) -> Option<Exclusive> {
+    fn idle(&self, endpoint: Key) -> Option<Exclusive> {
         let mut endpoints = self.endpoints.borrow_mut();
         let idle = &mut endpoints.get_mut(&endpoint)?.idle;
         while let Some(mut candidate) = idle.pop() {
@@ -175,28 +180,22 @@ impl Upstreams {
         None
     }
 
-    async fn shared(
-        &self,
-        endpoint: &Arc<EndpointState>,
-        protocol: Protocol,
-        reuse: Reuse,
-        connect_timeout: Duration,
-    ) -> Result<Shared, Error> {
-        let existing = || self.endpoints.borrow_mut().entry(endpoint.id).or_default().vacant();
+    async fn shared(&self, key: Key, address: &Address, reuse: Reuse) -> Result<Shared, Error> {
+        let existing = || self.endpoints.borrow_mut().entry(key).or_default().vacant();
         if reuse == Reuse::Idle
             && let Some(shared) = existing()
         {
             return Ok(shared);
         }
-        let opening = Rc::clone(&self.endpoints.borrow_mut().entry(endpoint.id).or_default().opening);
+        let opening = Rc::clone(&self.endpoints.borrow_mut().entry(key).or_default().opening);
         let _turn = opening.lock().await;
         if let Some(shared) = existing() {
             return Ok(shared);
         }
-        let sender = within(connect_timeout, self.open_http2(&endpoint.address, protocol)).await?;
+        let sender = self.open_http2(address, key.1).await?;
         let shared = Shared { sender, streams: Rc::default(), since: Rc::new(Cell::new(self.clock.now())) };
         shared.streams.set(1);
-        self.endpoints.borrow_mut().entry(endpoint.id).or_default().shared.push(shared.clone());
+        self.endpoints.borrow_mut().entry(key).or_default().shared.push(shared.clone());
         Ok(shared)
     }
 

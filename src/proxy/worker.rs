@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub(super) drain: CancellationToken,
     /// Stop at once.
     pub(super) kill: CancellationToken,
+    /// A thread ended although nobody told it to.
+    pub(super) failed: CancellationToken,
 }
 
 /// What the connections of one thread share.
@@ -158,6 +160,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, security: Security) {
             () = participant.started() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => spawn(&worker, stream, peer, security),
+                // The client gave up in the queue: the next one is waiting.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -165,9 +169,14 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, security: Security) {
             },
         }
     }
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    while let std::task::Poll::Ready(Ok((stream, peer))) = listener.poll_accept(&mut context) {
-        spawn(&worker, stream, peer, security);
+    // Asked of the kernel itself: the runtime knows only what it saw at its last turn.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            spawn(&worker, stream, peer, security);
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Hosts {
 pub struct HostRoutes {
     exact: Map<Arc<Entry>>,
     prefix: Map<Arc<Entry>>,
+    /// Length of the longest prefix: more of a path is not looked at, however long it is.
+    longest: usize,
     default: Option<Arc<Entry>>,
 }
 
@@ -61,6 +63,9 @@ impl HostRoutes {
         let mut index = Self { default: default.map(&mut entry), ..Self::default() };
         for route in routes {
             let Some(pattern) = &route.path else { continue };
+            if !matches!(pattern, PathPattern::Exact(_)) {
+                index.longest = index.longest.max(pattern.text().len());
+            }
             let map = if matches!(pattern, PathPattern::Exact(_)) { &mut index.exact } else { &mut index.prefix };
             map.entry(pattern.text().into()).or_insert_with(|| entry(route));
         }
@@ -73,6 +78,10 @@ impl HostRoutes {
         }
         // Prefixes are kept without a trailing slash, so dropping one element at a time tries each, longest first.
         let mut rest = path;
+        if path.len() > self.longest {
+            let slash = path.as_bytes()[..=self.longest].iter().rposition(|byte| *byte == b'/');
+            rest = &path[..slash.unwrap_or_default()];
+        }
         loop {
             if let Some(entry) = self.prefix.get(rest) {
                 return Some(entry);

@@ -18,8 +18,8 @@ use crate::{model::Compiled, telemetry::metrics::Metrics};
 pub struct Live {
     current: Arc<ArcSwap<Snapshot>>,
     published: Arc<AtomicBool>,
-    /// The snapshot before: kept until the next publish, so that no request thread pays for dropping a large one.
-    retired: Arc<Mutex<Option<Arc<Snapshot>>>>,
+    /// Snapshots that were in force: kept while a thread still holds them, so that no request pays for dropping one.
+    retired: Arc<Mutex<Vec<Arc<Snapshot>>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -37,7 +37,8 @@ impl Live {
         let next = Arc::new(Snapshot::build(compiled, Some(&previous), &self.metrics));
         self.current.store(next);
         self.published.store(true, Ordering::Release);
-        *retired = Some(previous);
+        retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        retired.push(previous);
     }
 
     /// Whether anything was ever published.

@@ -92,6 +92,21 @@ async fn a_trusted_peer_is_extended_and_kept() {
     assert_eq!(answer.seen("x-real-ip"), ["192.0.2.9"], "the client is the rightmost address nobody vouches for");
 }
 
+/// What a trusted peer appended is read from the right; what stands before something unreadable is anybody's.
+#[tokio::test]
+async fn the_client_behind_a_trusted_peer_cannot_choose_its_address() {
+    let pierhead = serving(&["--trusted-cidr=127.0.0.0/8"]).await;
+    for (chain, expected) in [
+        ("6.6.6.6, 192.0.2.9:4711", "192.0.2.9"),
+        ("6.6.6.6, [2001:db8::9]:4711", "2001:db8::9"),
+        ("6.6.6.6, unknown", "127.0.0.1"),
+        ("6.6.6.6, 192.0.2.9, ::ffff:127.0.0.1", "192.0.2.9"),
+    ] {
+        let answer = with(&pierhead, &[("x-forwarded-for", chain)]).await;
+        assert_eq!(answer.seen("x-real-ip"), [expected], "{chain}");
+    }
+}
+
 #[tokio::test]
 async fn hop_by_hop_fields_and_those_that_connection_names_are_removed() {
     let pierhead = serving(&[]).await;

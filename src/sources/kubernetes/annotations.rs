@@ -85,7 +85,8 @@ const fn sets(
 }
 
 const fn protects(name: &'static str, doc: &'static str, when: fn(&str) -> bool) -> Annotation {
-    Annotation { name, prefixes: Prefixes::Nginx, effect: Effect::Protects(when), doc }
+    // Under our own prefix too: whoever moves manifests over by their prefix must not lose the protection.
+    Annotation { name, prefixes: Prefixes::Both, effect: Effect::Protects(when), doc }
 }
 
 /// The rows with an effect. What stands in [`IGNORED`] has none.
