@@ -106,7 +106,11 @@ impl App {
         self.spawn("publisher", until_end(publish));
         tokio::select! {
             Ok(()) = published => {}
-            Some(ended) = self.tasks.join_next() => return Err(too_early(ended)),
+            Some(ended) = self.tasks.join_next() => {
+                let error = too_early(ended);
+                self.end().await;
+                return Err(error);
+            }
             signal = signals.next() => {
                 info!(signal, "stopped before the first configuration");
                 self.end().await;
@@ -231,7 +235,7 @@ async fn until_end(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 /// Why a task that should run until the end did not.
 fn too_early(ended: Result<(&'static str, anyhow::Result<()>), JoinError>) -> anyhow::Error {
     match ended {
-        Ok((_, Err(error))) => error,
+        Ok((name, Err(error))) => error.context(format!("the {name} failed")),
         Ok((name, Ok(()))) => anyhow!("the {name} ended by itself"),
         Err(error) => error.into(),
     }

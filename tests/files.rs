@@ -119,11 +119,25 @@ fn check(paths: &[&Path]) -> (ExitCode, String) {
     let args = Args {
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
         ingress_class: None,
+        controller_name: Settings::default().controller_name,
         allow_external_name: false,
     };
     let mut out = Vec::new();
     let code = check::check(&args, &mut out).unwrap();
     (code, String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn a_kind_that_is_a_slip_is_told_and_one_of_somebody_else_is_not() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("shop.yaml");
+    let slips = "apiVersion: networking.k8s.io/v1\nkind: Ingres\nmetadata: {name: shop}\n---\nmetadata: {name: lost}\n";
+    fs::write(&path, slips).unwrap();
+    let (code, out) = check(&[&path]);
+    assert_eq!(code, ExitCode::from(1));
+    assert!(out.contains("shop: kind:") && out.contains("Ingres") && out.contains("lost: kind:"), "{out}");
+    fs::write(&path, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop}\n").unwrap();
+    assert_eq!(check(&[&path]).0, ExitCode::SUCCESS);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::{
     process::ExitCode,
 };
 
+use clap::builder::BoolishValueParser;
+
 use crate::{
     model::{Compiled, Origin, Severity},
     sources::{
@@ -22,10 +24,19 @@ pub struct Args {
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Serve only Ingresses of this class
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, env = "PIERHEAD_INGRESS_CLASS", value_name = "NAME", help_heading = "Kubernetes")]
     pub ingress_class: Option<String>,
+    /// Controller that the classes which are ours name in spec.controller
+    #[arg(
+        long,
+        env = "PIERHEAD_CONTROLLER_NAME",
+        value_name = "NAME",
+        default_value = "pierhead.dev/ingress-controller",
+        help_heading = "Kubernetes"
+    )]
+    pub controller_name: String,
     /// Allow Services of type `ExternalName`
-    #[arg(long)]
+    #[arg(long, env = "PIERHEAD_ALLOW_EXTERNAL_NAME", value_parser = BoolishValueParser::new(), help_heading = "Kubernetes")]
     pub allow_external_name: bool,
 }
 
@@ -40,6 +51,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 pub fn check(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let settings = file::settings(&Settings {
         ingress_class: args.ingress_class.clone(),
+        controller_name: args.controller_name.clone(),
         allow_external_name: args.allow_external_name,
         ..Settings::default()
     });

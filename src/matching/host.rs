@@ -27,6 +27,14 @@ pub enum HostError {
 }
 
 impl HostPattern {
+    /// The wildcard that takes this name too; only exact names have one.
+    pub fn wildcard(&self) -> Option<Self> {
+        match self {
+            Self::Exact(name) => one_label_above(name).map(|suffix| Self::Wildcard(suffix.into())),
+            Self::Wildcard(_) | Self::Any => None,
+        }
+    }
+
     /// Whether the pattern takes every host that `other` takes.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {

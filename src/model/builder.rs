@@ -40,7 +40,7 @@ impl Builder {
 
     /// Adds a backend that routes may name.
     pub fn backend(&mut self, backend: Backend) {
-        self.model.backends.insert(backend.id.clone(), Arc::new(backend));
+        self.model.backends.entry(backend.id.clone()).or_insert_with(|| Arc::new(backend));
     }
 
     /// Makes the host known: its requests fall through to no other, even where no path takes them.
@@ -118,10 +118,10 @@ impl Builder {
     /// The model and what was wrong, with each host's routes strongest first.
     pub fn finish(self) -> (Model, Vec<Problem>) {
         let Self { mut model, mut problems, .. } = self;
-        let tls: Vec<HostPattern> = model.certificates.keys().cloned().collect();
         let backends = std::mem::take(&mut model.backends);
         for (pattern, host) in &mut model.hosts {
-            let covered = tls.iter().any(|tls| tls.covers(pattern));
+            let covered = model.certificates.contains_key(pattern)
+                || pattern.wildcard().is_some_and(|wildcard| model.certificates.contains_key(&wildcard));
             let routes = host.routes.iter_mut().chain(host.default.as_mut());
             for route in routes {
                 settle(Arc::make_mut(route), covered, &backends);

@@ -98,7 +98,7 @@ pub(super) struct Client {
 }
 
 /// What has to happen to a connection now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Overdue {
     /// It is idle: close it in order.
     Idle,
@@ -139,6 +139,11 @@ impl Client {
         self.is_http2() || self.exchanges.get() > 0
     }
 
+    /// Whether nothing of a request has come; a head that is on its way has a limit of its own.
+    fn is_at_rest(&self) -> bool {
+        self.progress.phase().0 == Phase::Idle
+    }
+
     /// Whether no exchange is under way.
     fn is_idle(&self) -> bool {
         self.exchanges.get() == 0
@@ -160,18 +165,6 @@ impl Client {
             Some(at) => due.min((at, Overdue::Write)),
             None => due,
         }
-    }
-}
-
-impl PartialOrd for Overdue {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Overdue {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (*self as u8).cmp(&(*other as u8))
     }
 }
 
@@ -321,7 +314,7 @@ where
     std::future::poll_fn(|cx: &mut Context<'_>| {
         if !closing && participant.poll_started(cx).is_ready() {
             let linger = linger.get_or_insert_with(|| client.worker.clock.deadline(LINGER));
-            closing = client.may_close() || linger.poll_expired(cx).is_ready();
+            closing = client.may_close() || linger.poll_expired(cx).is_ready() && client.is_at_rest();
             if closing {
                 shut_down(Pin::new(connection));
             }

@@ -144,7 +144,15 @@ impl Error {
 
     /// Whether an HTTP/1.1 connection ends with the answer: what follows such a request cannot be trusted either.
     pub(super) fn ends_connection(self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::HeadTimeout | Self::HeadTooLarge | Self::TargetTooLong)
+        matches!(
+            self,
+            Self::BadRequest(_)
+                | Self::HeadTimeout
+                | Self::HeadTooLarge
+                | Self::TargetTooLong
+                | Self::BodyTimeout
+                | Self::BodyTooLarge
+        )
     }
 
     /// Whether the client should come back: a `Retry-After` goes with the answer.

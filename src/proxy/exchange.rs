@@ -96,7 +96,7 @@ fn own(
             None => record.status = Some(head.status.as_u16()),
         }
     }
-    finish_head(client, &mut head.headers);
+    finish_head(client, &mut head.headers, head.version);
     if is_head {
         // RFC 9110 §9.3.2: the fields of the GET, without its content.
         head.headers.insert(header::CONTENT_LENGTH, length.into());
@@ -106,13 +106,15 @@ fn own(
 }
 
 /// Sets the fields that every response has.
-pub(super) fn finish_head(client: &Client, headers: &mut http::HeaderMap) {
+///
+/// `received` is the version that the response came in.
+pub(super) fn finish_head(client: &Client, headers: &mut http::HeaderMap, received: Version) {
     let settings = &client.worker.settings;
     if settings.server_header {
         headers.entry(header::SERVER).or_insert(HeaderValue::from_static("pierhead"));
     }
     if settings.via {
-        headers.append(header::VIA, HeaderValue::from_static("1.1 pierhead"));
+        headers.append(header::VIA, HeaderValue::from_static(via(received)));
     }
     if client.security == Security::Tls
         && let Some(max_age) = settings.hsts
@@ -286,6 +288,7 @@ impl Destination<'_> {
             head.uri = Uri::from(path_and_query);
         }
         head.headers.insert(header::HOST, self.authority.clone());
+        headers::join_cookies(&mut head.headers);
         head.version = Version::HTTP_11;
         if length_is_unknown {
             head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

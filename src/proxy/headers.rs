@@ -77,6 +77,21 @@ pub(super) fn prepare_request(headers: &mut HeaderMap, host: &HeaderValue, forwa
     }
 }
 
+/// RFC 9113 §8.2.3: cookies may come in several fields on HTTP/2 and are one on HTTP/1.1.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) {
+        let mut joined = first.as_bytes().to_vec();
+        for crumb in headers.get_all(header::COOKIE).iter().skip(1) {
+            joined.extend_from_slice(b"; ");
+            joined.extend_from_slice(crumb.as_bytes());
+        }
+        if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+            headers.insert(header::COOKIE, joined);
+        }
+    }
+}
+
 /// Names the protocol that the connection shall become, or becomes.
 pub(super) fn ask_upgrade(headers: &mut HeaderMap, protocol: &HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -380,6 +395,16 @@ mod tests {
             assert!(new.len() == 36 && &new[14..15] == "4" && "89ab".contains(&new[19..20]), "{replaced:?}: {new}");
         }
         assert_ne!(id(&[]), id(&[]));
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one_field() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2; c=3", "d=4"] {
+            headers.append(header::COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut headers);
+        assert_eq!(get(&headers, "cookie"), ["a=1; b=2; c=3; d=4"]);
     }
 
     #[test]

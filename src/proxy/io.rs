@@ -256,7 +256,10 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_answer(cx))?;
-        std::task::ready!(Pin::new(&mut self.transport).poll_flush(cx))?;
+        // TLS takes what the socket does not, so only its flush tells that the client stopped reading.
+        let flushed = Pin::new(&mut self.transport).poll_flush(cx);
+        self.progress.wrote(flushed.is_pending());
+        std::task::ready!(flushed)?;
         // hyper flushes us only when its own buffer is empty: all of the response is written.
         if self.progress.phase().0 == Phase::Ending {
             self.progress.enter(Phase::Idle);

@@ -83,3 +83,21 @@ impl AsyncWrite for Transport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn connections_are_probed_and_do_not_wait_to_fill_a_packet() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), TCP_KEEP_ALIVE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), TCP_KEEP_ALIVE);
+    }
+}

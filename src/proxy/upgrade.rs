@@ -48,7 +48,7 @@ pub(super) fn respond(
             checkout.retire();
         }
         headers::prepare_response(&mut head.headers, head.status)?;
-        finish_head(client, &mut head.headers);
+        finish_head(client, &mut head.headers, head.version);
         head.version = Version::HTTP_11;
         let worker = &client.worker;
         let body = ResponseBody::upstream(body, checkout, take_record()?, &worker.clock, worker.settings.timeouts.idle);
@@ -64,7 +64,7 @@ pub(super) fn respond(
     let (mut head, _) = response.into_parts();
     headers::prepare_response(&mut head.headers, head.status)?;
     headers::ask_upgrade(&mut head.headers, &agreed);
-    finish_head(client, &mut head.headers);
+    finish_head(client, &mut head.headers, head.version);
     head.version = Version::HTTP_11;
     checkout.detach();
     tokio::task::spawn_local(tunnel(Rc::clone(client), downstream, upstream, take_record()?));

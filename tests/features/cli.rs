@@ -85,3 +85,23 @@ async fn help_groups_the_flags() {
         assert!(help.contains(heading), "{heading} in {help}");
     }
 }
+
+/// `check` and `crds` as commands, from the binary.
+#[tokio::test]
+async fn check_and_crds_answer_on_standard_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.yaml");
+    std::fs::write(&path, ingress("main").host("A_B").prefix("/", "one").to_string()).unwrap();
+    let binary = env!("CARGO_BIN_EXE_pierhead");
+    let run = async |arguments: &[&str]| {
+        let command = tokio::process::Command::new(binary).args(arguments).output();
+        soon("end of the process", command).await.unwrap()
+    };
+    let checked = run(&["check", path.to_str().unwrap()]).await;
+    let out = String::from_utf8(checked.stdout).unwrap();
+    assert_eq!(checked.status.code(), Some(1), "{out}");
+    assert!(out.contains("shop.yaml") && out.contains("spec.rules[0].host"), "{out}");
+    let crds = run(&["crds"]).await;
+    assert_eq!(crds.status.code(), Some(0));
+    assert!(String::from_utf8(crds.stdout).unwrap().contains("kind: CustomResourceDefinition"));
+}

@@ -163,3 +163,15 @@ async fn settings_allow_128_streams() {
     let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).unwrap();
     assert_eq!(streams[2..], [0, 0, 0, 128]);
 }
+
+/// RFC 9113 §8.2.3: browsers send cookies in several fields; an HTTP/1.1 backend gets one.
+#[tokio::test]
+async fn cookie_crumbs_reach_an_http_1_backend_as_one_field() {
+    let one = Backend::start("one").await;
+    let pierhead = Pierhead::serving(all_to_one() + &service("one", &[one.address])).await;
+    let mut sender = client::http2::<Full<Bytes>>(TcpStream::connect(pierhead.http).await.unwrap()).await;
+    let request = client::h2_request("http", "a.example", "/x").header("cookie", "a=1").header("cookie", "b=2");
+    let response = sender.send_request(request.body(Full::default()).unwrap()).await.unwrap();
+    let answer = client::Answer::read(response).await.unwrap();
+    assert_eq!(answer.seen("cookie"), ["a=1; b=2"]);
+}

@@ -94,7 +94,7 @@ async fn an_idle_keep_alive_connection_does_not_delay_the_end() {
 }
 
 #[tokio::test]
-async fn an_h2_connection_gets_goaway_and_finishes_its_streams() {
+async fn an_h2_connection_finishes_its_streams() {
     let one = Backend::start("one").await;
     let mut pierhead = setup(&one).start().await;
     let stream = TcpStream::connect(pierhead.http).await.unwrap();
@@ -111,7 +111,7 @@ async fn an_h2_connection_gets_goaway_and_finishes_its_streams() {
 }
 
 #[tokio::test]
-async fn goaway_names_the_largest_stream_first_and_then_the_last() {
+async fn goaway_names_the_largest_stream_first() {
     let one = Backend::start("one").await;
     let mut pierhead = setup(&one).start().await;
     let mut stream = TcpStream::connect(pierhead.http).await.unwrap();

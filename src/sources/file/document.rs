@@ -92,6 +92,13 @@ impl Kind {
         }
     }
 
+    /// Whether a kind that is none of ours is a slip all the same: these groups hold few others.
+    fn is_mistaken(api_version: &str, kind: &str) -> bool {
+        let group = api_version.split('/').next().unwrap_or_default();
+        matches!(group, "networking.k8s.io" | "discovery.k8s.io" | "pierhead.dev")
+            && !matches!(kind, "NetworkPolicy" | "IPAddress" | "ServiceCIDR")
+    }
+
     /// The kind of a document; None for kinds that are not ours to serve, such as Deployments or Knative's Ingress.
     fn of(api_version: &str, kind: &str) -> Option<Self> {
         let group = |version: &str| version.rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
@@ -165,9 +172,23 @@ fn collect(value: Value, place: &Place, entries: &mut Vec<Entry>) {
         }
         return;
     }
-    if let Some(kind) = Kind::of(&api_version, &kind) {
-        entries.push(entry(kind, &api_version, value, place));
+    match Kind::of(&api_version, &kind) {
+        Some(kind) => entries.push(entry(kind, &api_version, value, place)),
+        None if kind.is_empty() || Kind::is_mistaken(&api_version, &kind) => {
+            entries.push(mistaken(&api_version, &kind, &value, place));
+        }
+        None => {}
     }
+}
+
+/// A document whose kind nobody knows.
+fn mistaken(api_version: &str, kind: &str, value: &Value, place: &Place) -> Entry {
+    let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
+    let origin = Origin::new("Document", "", name.map_or_else(|| place.to_string(), ToOwned::to_owned));
+    let known: Vec<&str> = Kind::ALL.into_iter().map(Kind::name).collect();
+    let why = format!("found kind {kind:?} of {api_version:?}, expected one of {}", known.join(", "));
+    let problem = Problem { origin: origin.clone(), field: "kind".to_owned(), kind: ProblemKind::Malformed(why) };
+    Entry { origin, place: place.clone(), object: None, problems: vec![problem] }
 }
 
 fn entry(kind: Kind, api_version: &str, mut value: Value, place: &Place) -> Entry {
