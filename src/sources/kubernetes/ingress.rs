@@ -74,12 +74,13 @@ impl Compiler<'_> {
         let mut hosts = BTreeSet::new();
         for (i, rule) in spec.rules.iter().flatten().enumerate() {
             let field = format!("spec.rules[{i}]");
-            if let Some(host) = self.host(&format!("{field}.host"), rule.host.as_deref().unwrap_or_default()) {
+            let host = self.host(&format!("{field}.host"), rule.host.as_deref().unwrap_or_default());
+            if let Some(host) = &host {
                 // Even without a valid path: a host that is named never falls through to a wildcard.
                 self.builder.host(host.clone());
-                self.paths(&field, rule, &host);
-                hosts.insert(host);
+                hosts.insert(host.clone());
             }
+            self.paths(&field, rule, host.as_ref());
         }
         hosts
     }
@@ -95,9 +96,11 @@ impl Compiler<'_> {
         }
     }
 
-    fn paths(&mut self, field: &str, rule: &IngressRule, host: &HostPattern) {
+    /// Adds the routes of a rule; without a valid host only tells what is wrong with them.
+    fn paths(&mut self, field: &str, rule: &IngressRule, host: Option<&HostPattern>) {
         for (j, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
             let field = format!("{field}.http.paths[{j}]");
+            let action = self.action(&format!("{field}.backend"), &path.backend);
             let pattern = match pattern(path) {
                 Ok(pattern) => pattern,
                 Err((below, kind)) => {
@@ -105,9 +108,10 @@ impl Compiler<'_> {
                     continue;
                 }
             };
-            let action = self.action(&format!("{field}.backend"), &path.backend);
-            let route = self.route(field, host.clone(), Some(pattern), action);
-            self.builder.route(route);
+            if let Some(host) = host {
+                let route = self.route(field, host.clone(), Some(pattern), action);
+                self.builder.route(route);
+            }
         }
     }
 
