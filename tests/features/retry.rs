@@ -61,8 +61,8 @@ async fn a_keep_alive_connection_that_went_stale_costs_no_request() {
     assert_eq!(served.load(Ordering::SeqCst), 100, "each request was answered by exactly one connection");
 }
 
-#[tokio::test]
-async fn a_post_that_an_endpoint_may_have_seen_is_not_sent_again() {
+/// An endpoint that reads each request head, counts it, and closes without an answer.
+async fn closes_unanswered() -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let heads = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&heads);
     let address = scripted(move |mut stream, _| {
@@ -74,6 +74,12 @@ async fn a_post_that_an_endpoint_may_have_seen_is_not_sent_again() {
         }
     })
     .await;
+    (address, heads)
+}
+
+#[tokio::test]
+async fn a_post_that_an_endpoint_may_have_seen_is_not_sent_again() {
+    let (address, heads) = closes_unanswered().await;
     let pierhead = Setup::default().manifests(all_to(&[address])).start().await;
     assert_eq!(send(pierhead.http, post("/x")).await.status, 502);
     assert_eq!(heads.load(Ordering::SeqCst), 1);
@@ -81,17 +87,7 @@ async fn a_post_that_an_endpoint_may_have_seen_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_get_whose_connection_was_reset_is_tried_three_times_at_most() {
-    let heads = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&heads);
-    let address = scripted(move |mut stream, _| {
-        let heads = Arc::clone(&counted);
-        async move {
-            if !read_head(&mut stream).await.is_empty() {
-                heads.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-    })
-    .await;
+    let (address, heads) = closes_unanswered().await;
     let pierhead = Setup::default().manifests(all_to(&[address])).start().await;
     assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 502);
     assert!((2..=3).contains(&heads.load(Ordering::SeqCst)), "{heads:?} tries");
