@@ -133,6 +133,11 @@ impl<'a> RequestHost<'a> {
         }))
     }
 
+    /// The same host, on its own.
+    pub fn into_owned(self) -> RequestHost<'static> {
+        RequestHost(Cow::Owned(self.0.into_owned()))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,6 +8,9 @@ use super::{Error, headers::X_REQUEST_ID};
 /// Seconds that `Retry-After` asks for: about as long as a rollout step takes.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// Methods that routes take: all but CONNECT and TRACE.
+pub(super) const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
 /// A form a message can be given in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -40,7 +43,7 @@ pub(super) fn answer(error: Error, accept: Option<&HeaderValue>, request_id: &He
     }
     if error == Error::MethodNotAllowed {
         // RFC 9110 §15.5.6: a 405 lists what is allowed.
-        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        headers.insert(header::ALLOW, ALLOWED);
     }
     response
 }

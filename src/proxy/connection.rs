@@ -35,6 +35,7 @@ use super::{
     transport::{Transport, tune},
     worker::Worker,
 };
+use crate::matching::RequestHost;
 
 /// RFC 9113 §3.4: what an HTTP/2 client says first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -89,7 +90,7 @@ pub(super) struct Client {
     /// Whether it is encrypted.
     pub(super) security: Security,
     /// Server name of the handshake.
-    pub(super) server_name: Option<String>,
+    pub(super) server_name: Option<RequestHost<'static>>,
     /// What backends are told of it.
     pub(super) forwarded: Forwarded,
     progress: Arc<Progress>,
@@ -198,7 +199,8 @@ async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     };
     let (tcp, session) = stream.get_ref();
     let is_http2 = session.alpn_protocol() == Some(b"h2");
-    let server_name = session.server_name().map(str::to_owned);
+    let server_name = session.server_name().and_then(|name| RequestHost::parse(name).ok());
+    let server_name = server_name.map(RequestHost::into_owned);
     let client = client(worker, tcp, peer, Security::Tls, server_name, is_http2);
     serve_http(client, Transport::Tls(Box::new(stream.into())), Bytes::new(), is_http2).await;
 }
@@ -221,7 +223,7 @@ fn client(
     stream: &TcpStream,
     peer: SocketAddr,
     security: Security,
-    server_name: Option<String>,
+    server_name: Option<RequestHost<'static>>,
     is_http2: bool,
 ) -> Rc<Client> {
     let address = peer.ip().to_canonical();

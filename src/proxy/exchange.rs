@@ -59,7 +59,7 @@ fn client_address(client: &Client, head: &Parts) -> IpAddr {
     let elements = chain.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     let mut nearest = client.address;
     // Behind an element that cannot be read anything may stand: the client wrote it.
-    for address in elements.collect::<Vec<_>>().into_iter().rev().map_while(|text| forwarded_address(text.trim())) {
+    for address in elements.rev().map_while(|text| forwarded_address(text.trim())) {
         nearest = address;
         if !trusted(&address) {
             break;
@@ -77,14 +77,13 @@ fn forwarded_address(text: &str) -> Option<IpAddr> {
 /// A response of our own.
 fn own(
     client: &Client,
-    record: Option<Box<Record>>,
+    mut record: Option<Box<Record>>,
     response: Response<Bytes>,
     error: Option<Error>,
     is_head: bool,
 ) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
     let length = body.len();
-    let mut record = record;
     if let Some(record) = &mut record {
         match error {
             Some(error) => {
@@ -117,10 +116,9 @@ pub(super) fn finish_head(client: &Client, headers: &mut http::HeaderMap, receiv
         headers.append(header::VIA, HeaderValue::from_static(via(received)));
     }
     if client.security == Security::Tls
-        && let Some(max_age) = settings.hsts
-        && let Ok(value) = HeaderValue::try_from(format!("max-age={}", max_age.as_secs()))
+        && let Some(policy) = &client.worker.strict_transport_security
     {
-        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(value);
+        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| policy.clone());
     }
 }
 
@@ -158,9 +156,9 @@ impl Exchange<'_> {
     }
 
     fn find(&self, host: &RequestHost<'_>, path: &NormalPath<'_>) -> Result<Arc<Entry>, Error> {
-        let named = self.client.server_name.as_deref().and_then(|name| RequestHost::parse(name).ok());
+        let named = self.client.server_name.as_ref();
         self.client.worker.routes.with(|snapshot| {
-            if self.client.security == Security::Tls && !snapshot.certificates.same_domain(named.as_ref(), host) {
+            if self.client.security == Security::Tls && !snapshot.certificates.same_domain(named, host) {
                 return Err(Error::Misdirected);
             }
             snapshot.hosts.find(host, path).cloned().ok_or(Error::NoRoute)
@@ -236,8 +234,7 @@ impl Exchange<'_> {
     /// RFC 9110 §9.3.7: `OPTIONS *` asks about the server as a whole.
     fn options(self) -> Response<ResponseBody> {
         let mut response = Response::new(Bytes::new());
-        let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        response.headers_mut().insert(header::ALLOW, answer::ALLOWED);
         own(self.client, self.record.take(), response, None, false)
     }
 

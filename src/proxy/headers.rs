@@ -128,13 +128,14 @@ pub(super) fn prepare_response(headers: &mut HeaderMap, status: StatusCode) -> R
     if let Some(length) = lengths.next() {
         let digits = length.as_bytes();
         let is_valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        if !is_valid || lengths.any(|other| other != length) {
+        let repeated = lengths.next();
+        if !is_valid || repeated.into_iter().chain(lengths).any(|other| other != length) {
             return Err(Error::UpstreamMalformed);
         }
-        let length = length.clone();
         if status.is_informational() || status == StatusCode::NO_CONTENT {
             headers.remove(header::CONTENT_LENGTH); // RFC 9110 §8.6: must not be sent
-        } else {
+        } else if repeated.is_some() {
+            let length = length.clone();
             headers.insert(header::CONTENT_LENGTH, length);
         }
     }

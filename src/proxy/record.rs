@@ -119,19 +119,15 @@ impl Record {
         self.bytes_sent += bytes;
     }
 
-    /// The exchange ended as it should.
-    pub(super) fn complete(&mut self) {
-        self.end();
-    }
-
     /// The exchange broke off after the response head.
     pub(super) fn fail(&mut self, error: Error) {
         self.reason = Some(error);
         self.client.worker.metrics.process.answered(error.label());
-        self.end();
+        self.complete();
     }
 
-    fn end(&mut self) {
+    /// The exchange has ended: counts and logs it, once.
+    pub(super) fn complete(&mut self) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }

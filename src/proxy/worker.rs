@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -74,6 +75,8 @@ pub(super) struct Worker {
     pub(super) clock: Clock,
     pub(super) drain: Drain,
     pub(super) upstreams: Rc<Upstreams>,
+    /// The field of that name, as the settings want it.
+    pub(super) strict_transport_security: Option<HeaderValue>,
     in_flight: Arc<AtomicUsize>,
 }
 
@@ -119,6 +122,10 @@ pub(super) fn run(thread: usize, shared: &Shared, sockets: Vec<(std::net::TcpLis
             ),
             clock,
             drain: Drain::default(),
+            strict_transport_security: shared
+                .settings
+                .hsts
+                .and_then(|max_age| HeaderValue::try_from(format!("max-age={}", max_age.as_secs())).ok()),
             in_flight: Arc::clone(&shared.in_flight),
         });
         tokio::task::spawn_local(tick(Rc::clone(&worker)));
