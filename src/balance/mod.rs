@@ -3,79 +3,126 @@
 //! A strategy neither owns endpoints nor counts requests; `routing` does. It returns an index and never one that is
 //! closed.
 
+mod outlier;
 mod retry_budget;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    num::{NonZeroU8, NonZeroU32},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use serde::Serialize;
 
-pub use retry_budget::RetryBudget;
+pub use outlier::OutlierDetection;
+pub use retry_budget::{RetryBudget, RetrySpending};
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Strategy {
-    /// Each in turn, over all threads.
+    /// Each in turn, by weight.
     #[default]
     RoundRobin,
-    /// Each with the same probability.
+    /// Each with a probability by weight.
     Random,
-    /// The one with fewer requests in flight of two drawn at random (Mitzenmacher's power of two choices).
-    LeastRequest,
+    /// Of `choices` drawn at random the one with the fewest requests in flight for its weight (Mitzenmacher's power of
+    /// two choices).
+    LeastRequest {
+        /// How many are drawn.
+        choices: NonZeroU8,
+    },
+    /// Of `choices` drawn at random the one with the lowest product of decaying peak latency and requests in flight, for
+    /// its weight (Finagle).
+    PeakEwma {
+        /// How many are drawn.
+        choices: NonZeroU8,
+    },
+    /// The next on a ring from the hash of the request, passing by those that have more than their share (Mirrokni,
+    /// Thorup and Zadimoghaddam: consistent hashing with bounded loads).
+    ConsistentHash {
+        /// Largest load of an endpoint in percent of the mean, at least 100. None means no bound.
+        bounded_load: Option<NonZeroU32>,
+    },
+    /// The entry for the hash of the request in a table of prime size (Eisenbud et al.: Maglev, §3.4).
+    Maglev,
 }
 
-/// What a strategy sees of the endpoints of a backend.
+/// What a strategy knows of an endpoint from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Hash of its address: the same in every process.
+    pub identity: u64,
+    /// Its share relative to the others. Zero gets nothing while another has more.
+    pub weight: u16,
+}
+
+/// What a strategy sees of the endpoints of a backend now. Indices are those of the members.
 pub trait Candidates {
-    /// How many there are.
-    fn len(&self) -> usize;
-    /// Whether there are none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
     /// Whether the endpoint may be chosen.
     fn is_open(&self, index: usize) -> bool;
     /// Requests in flight to the endpoint, over all threads.
     fn in_flight(&self, index: usize) -> u32;
+    /// Decayed peak latency of the endpoint in milliseconds; zero when nothing is known.
+    fn latency(&self, index: usize) -> f32;
+    /// The part of its weight that the endpoint gets now, more than 0 and up to 1: less than 1 while it starts slowly.
+    fn ramp(&self, index: usize) -> f32;
 }
 
-impl Strategy {
-    /// Chooses an open candidate; None when all are closed. `turn` is the backend's own counter.
-    pub fn choose(self, candidates: &impl Candidates, turn: &AtomicUsize) -> Option<usize> {
-        let len = candidates.len();
+/// What one choice is made by.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Counts the choices, of one thread or of several.
+    pub turn: &'a AtomicUsize,
+    /// Hash of the request, for the strategies that hash; None chooses at random there.
+    pub key: Option<u64>,
+    /// Requests in flight to all endpoints together.
+    pub total_in_flight: u32,
+}
+
+/// A strategy with what it prepared for the endpoints of a backend.
+#[derive(Debug)]
+pub struct Balancer {
+    strategy: Strategy,
+    members: Vec<Member>,
+}
+
+impl Balancer {
+    /// Prepares a strategy for these endpoints.
+    pub fn build(strategy: Strategy, members: Vec<Member>) -> Self {
+        Self { strategy, members }
+    }
+
+    /// Chooses an open candidate; None when all are closed.
+    pub fn choose(&self, candidates: &impl Candidates, draw: Draw<'_>) -> Option<usize> {
+        let len = self.members.len();
         if len == 0 {
             return None;
         }
-        match self {
-            Self::RoundRobin => first_open_from(turn.fetch_add(1, Ordering::Relaxed) % len, candidates),
-            Self::Random => first_open_from(fastrand::usize(..len), candidates),
-            Self::LeastRequest => {
-                let one = first_open_from(fastrand::usize(..len), candidates)?;
+        let first_open_from =
+            |start: usize| (0..len).map(|step| (start + step) % len).find(|&index| candidates.is_open(index));
+        match (self.strategy, draw.key) {
+            (Strategy::RoundRobin, _) => first_open_from(draw.turn.fetch_add(1, Ordering::Relaxed) % len),
+            (Strategy::ConsistentHash { .. } | Strategy::Maglev, Some(key)) => self.rendezvous(candidates, key),
+            (Strategy::Random | Strategy::ConsistentHash { .. } | Strategy::Maglev, _) => {
+                first_open_from(fastrand::usize(..len))
+            }
+            (Strategy::LeastRequest { .. } | Strategy::PeakEwma { .. }, _) => {
+                let one = first_open_from(fastrand::usize(..len))?;
                 if len == 1 {
                     return Some(one);
                 }
-                let other = first_open_from((one + 1 + fastrand::usize(..len - 1)) % len, candidates)?;
+                let other = first_open_from((one + 1 + fastrand::usize(..len - 1)) % len)?;
                 Some(if candidates.in_flight(other) < candidates.in_flight(one) { other } else { one })
             }
         }
     }
-}
 
-/// The index of highest random weight for a key (rendezvous hashing): when an endpoint goes, only its keys move.
-///
-/// `identity` gives bytes that name an endpoint the same way in every process.
-pub fn rendezvous<I: AsRef<[u8]>>(
-    candidates: &impl Candidates,
-    key: &[u8],
-    identity: impl Fn(usize) -> I,
-) -> Option<usize> {
-    let seed = xxhash_rust::xxh3::xxh3_64(key);
-    (0..candidates.len())
-        .filter(|&index| candidates.is_open(index))
-        .max_by_key(|&index| xxhash_rust::xxh3::xxh3_64_with_seed(identity(index).as_ref(), seed))
-}
-
-fn first_open_from(start: usize, candidates: &impl Candidates) -> Option<usize> {
-    let len = candidates.len();
-    (0..len).map(|step| (start + step) % len).find(|&index| candidates.is_open(index))
+    /// The open candidate of highest random weight for a key (rendezvous hashing): when an endpoint goes, only its keys
+    /// move.
+    pub fn rendezvous(&self, candidates: &impl Candidates, key: u64) -> Option<usize> {
+        (0..self.members.len())
+            .filter(|&index| candidates.is_open(index))
+            .max_by_key(|&index| xxhash_rust::xxh3::xxh3_64_with_seed(&self.members[index].identity.to_be_bytes(), key))
+    }
 }
 
 #[cfg(test)]
@@ -85,22 +132,31 @@ mod tests {
     struct Fixed(Vec<(bool, u32)>);
 
     impl Candidates for Fixed {
-        fn len(&self) -> usize {
-            self.0.len()
-        }
         fn is_open(&self, index: usize) -> bool {
             self.0[index].0
         }
         fn in_flight(&self, index: usize) -> u32 {
             self.0[index].1
         }
+        fn latency(&self, _: usize) -> f32 {
+            0.0
+        }
+        fn ramp(&self, _: usize) -> f32 {
+            1.0
+        }
+    }
+
+    fn balancer(strategy: Strategy, len: u64) -> Balancer {
+        Balancer::build(strategy, (0..len).map(|identity| Member { identity, weight: 1 }).collect())
     }
 
     fn counts(strategy: Strategy, candidates: &Fixed, picks: usize) -> Vec<usize> {
         let turn = AtomicUsize::new(usize::MAX - 1); // the counter wraps on the way
-        let mut counts = vec![0; candidates.len()];
+        let balancer = balancer(strategy, candidates.0.len() as u64);
+        let mut counts = vec![0; candidates.0.len()];
         for _ in 0..picks {
-            counts[strategy.choose(candidates, &turn).unwrap()] += 1;
+            let draw = Draw { turn: &turn, key: None, total_in_flight: 0 };
+            counts[balancer.choose(candidates, draw).unwrap()] += 1;
         }
         counts
     }
@@ -112,32 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn no_strategy_chooses_a_closed_endpoint() {
-        let candidates = Fixed(vec![(false, 0), (true, 9), (false, 0)]);
-        for strategy in [Strategy::RoundRobin, Strategy::Random, Strategy::LeastRequest] {
-            assert_eq!(counts(strategy, &candidates, 50), [0, 50, 0], "{strategy:?}");
-            assert_eq!(strategy.choose(&Fixed(vec![(false, 0); 3]), &AtomicUsize::new(0)), None);
-            assert_eq!(strategy.choose(&Fixed(vec![]), &AtomicUsize::new(0)), None);
-        }
-    }
-
-    #[test]
-    fn least_request_avoids_the_busiest() {
-        fastrand::seed(7);
-        let candidates = Fixed(vec![(true, 0), (true, 100), (true, 1)]);
-        let counts = counts(Strategy::LeastRequest, &candidates, 600);
-        assert_eq!(counts[1], 0, "two different ones are drawn, the busiest loses each time");
-        assert!(counts[0] > counts[2], "{counts:?}");
-    }
-
-    #[test]
     fn rendezvous_moves_only_the_keys_of_the_endpoint_that_went() {
         let (all, mut less) = (Fixed(vec![(true, 0); 5]), Fixed(vec![(true, 0); 5]));
         less.0[2].0 = false;
+        let balancer = balancer(Strategy::Maglev, 5);
         let mut on_each = [0; 5];
-        for key in 0..1000_u32 {
-            let before = rendezvous(&all, &key.to_be_bytes(), usize::to_be_bytes).unwrap();
-            let after = rendezvous(&less, &key.to_be_bytes(), usize::to_be_bytes).unwrap();
+        for key in 0..1000 {
+            let before = balancer.rendezvous(&all, key).unwrap();
+            let after = balancer.rendezvous(&less, key).unwrap();
             on_each[before] += 1;
             assert!(before == 2 || before == after, "key {key} moved from {before} to {after}");
         }

@@ -3,21 +3,33 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Retries allowed for a hundred requests.
-const PERCENT: u32 = 20;
-/// Retries allowed in any second, however few requests there are.
-const MIN_PER_SECOND: u32 = 10;
+use serde::Serialize;
+
+/// How many retries a backend may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RetryBudget {
+    /// Retries allowed for a hundred requests.
+    pub percent: u32,
+    /// Retries allowed in any second, however few requests there are.
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { percent: 20, min_per_second: 10 }
+    }
+}
 
 /// Requests and retries of the second under way. Threads share it; a race at the turn of a second may let one more pass.
 #[derive(Debug, Default)]
-pub struct RetryBudget {
+pub struct RetrySpending {
     second: AtomicU64,
     previous: AtomicU32,
     requests: AtomicU32,
     retries: AtomicU32,
 }
 
-impl RetryBudget {
+impl RetrySpending {
     /// Counts a request. `second` is a monotonic clock in whole seconds.
     pub fn request(&self, second: u64) {
         self.turn_to(second);
@@ -25,10 +37,11 @@ impl RetryBudget {
     }
 
     /// Takes a retry out of the budget; false when it is spent.
-    pub fn retry(&self, second: u64) -> bool {
+    pub fn retry(&self, budget: RetryBudget, second: u64) -> bool {
         self.turn_to(second);
         let requests = self.requests.load(Ordering::Relaxed).max(self.previous.load(Ordering::Relaxed));
-        let allowed = MIN_PER_SECOND.max(requests / 100 * PERCENT + requests % 100 * PERCENT / 100);
+        let share = u64::from(requests) * u64::from(budget.percent) / 100;
+        let allowed = budget.min_per_second.max(u32::try_from(share).unwrap_or(u32::MAX));
         self.retries.fetch_add(1, Ordering::Relaxed) < allowed
     }
 
@@ -47,24 +60,24 @@ impl RetryBudget {
 mod tests {
     use super::*;
 
-    fn allowed(budget: &RetryBudget, second: u64) -> u32 {
-        (0..1000).map(|_| u32::from(budget.retry(second))).sum()
+    fn allowed(spending: &RetrySpending, second: u64) -> u32 {
+        (0..1000).map(|_| u32::from(spending.retry(RetryBudget::default(), second))).sum()
     }
 
     #[test]
     fn a_quiet_backend_has_ten_retries_a_second() {
-        let budget = RetryBudget::default();
-        assert_eq!(allowed(&budget, 5), 10);
-        assert_eq!(allowed(&budget, 5), 0);
-        assert_eq!(allowed(&budget, 6), 10);
+        let spending = RetrySpending::default();
+        assert_eq!(allowed(&spending, 5), 10);
+        assert_eq!(allowed(&spending, 5), 0);
+        assert_eq!(allowed(&spending, 6), 10);
     }
 
     #[test]
     fn a_busy_backend_has_a_fifth_of_its_requests() {
-        let budget = RetryBudget::default();
-        (0..500).for_each(|_| budget.request(5));
-        assert_eq!(allowed(&budget, 5), 100);
-        assert_eq!(allowed(&budget, 6), 100, "the second before counts too");
-        assert_eq!(allowed(&budget, 9), 10);
+        let spending = RetrySpending::default();
+        (0..500).for_each(|_| spending.request(5));
+        assert_eq!(allowed(&spending, 5), 100);
+        assert_eq!(allowed(&spending, 6), 100, "the second before counts too");
+        assert_eq!(allowed(&spending, 9), 10);
     }
 }

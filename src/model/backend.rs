@@ -77,7 +77,7 @@ pub struct Backend {
     pub id: BackendId,
     /// How its endpoints are spoken to.
     pub protocol: Protocol,
-    /// Addresses to use now, sorted, without duplicates. Empty means that nothing can answer.
+    /// Addresses to use now, sorted by address, without duplicates. Empty means that nothing can answer.
     pub endpoints: Vec<Endpoint>,
     /// Requests of one client stay on one endpoint (Service `sessionAffinity: ClientIP`).
     pub client_ip_affinity: bool,
@@ -93,9 +93,9 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 in clear text with prior knowledge (RFC 9113 §3.3), also for gRPC.
     H2c,
-    /// HTTP/1.1 over TLS. The certificate is not verified.
+    /// HTTP/1.1 over TLS.
     Https,
-    /// HTTP/2 over TLS by ALPN, also for gRPC. The certificate is not verified.
+    /// HTTP/2 over TLS by ALPN, also for gRPC.
     H2,
 }
 
@@ -112,10 +112,33 @@ impl Protocol {
 }
 
 /// One address that serves a backend.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// Where it listens.
     pub address: Address,
+    /// Its share relative to the other endpoints. Zero gets nothing while another has more.
+    #[serde(skip_serializing_if = "is_one")]
+    pub weight: u16,
+    /// Whether it comes before those that are not: it is in our zone, or meant for it. Where none is, all are.
+    #[serde(skip_serializing_if = "is_true")]
+    pub is_near: bool,
+}
+
+impl Endpoint {
+    /// An endpoint as any other.
+    pub fn new(address: Address) -> Self {
+        Self { address, weight: 1, is_near: true }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference to the field")]
+fn is_one(weight: &u16) -> bool {
+    *weight == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference to the field")]
+fn is_true(flag: &bool) -> bool {
+    *flag
 }
 
 /// Where an endpoint listens.

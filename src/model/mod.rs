@@ -6,6 +6,7 @@
 mod backend;
 mod builder;
 mod certificate;
+mod endpoint_tls;
 mod origin;
 mod policy;
 mod problem;
@@ -18,8 +19,12 @@ use serde::Serialize;
 pub use backend::{Address, Backend, BackendId, BackendTarget, Endpoint, Protocol, Scope, Variant};
 pub use builder::Builder;
 pub use certificate::Certificate;
+pub use endpoint_tls::{EndpointTls, Verification};
 pub use origin::Origin;
-pub use policy::Policy;
+pub use policy::{
+    ActiveCheck, AffinityMode, Backoff, Connections, CookieAffinity, HashOn, Health, Limits, LoadBalancing, Policy,
+    Probe, ProxyProtocol, Retries, RetryOn, SameSite, ServerErrors, Timeouts, ZonePreference,
+};
 pub use problem::{Problem, ProblemKind, Severity};
 pub use route::{Action, Route, Unavailable};
 

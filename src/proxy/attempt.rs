@@ -17,7 +17,7 @@ use super::{
     record::Record,
     upstream::{Checkout, Reuse, SendError},
 };
-use crate::routing::Pool;
+use crate::routing::{Pool, Selection};
 
 /// Tries in all.
 const MAX_TRIES: u32 = 3;
@@ -77,17 +77,14 @@ impl Attempts<'_> {
         record: &mut Record,
     ) -> Result<(Response<Incoming>, Checkout), Error> {
         let upstreams = &self.client.worker.upstreams;
-        let backend = &self.pool.backend;
         let mut tried = Vec::new();
         let mut reuse = Reuse::Idle;
         loop {
             record.attempts += 1;
-            let lease = self.pool.pick(self.address, &tried).ok_or(Error::NoEndpoint)?;
+            let lease = self.pool.pick(&self.selection(&tried))?;
             let endpoint = Arc::clone(lease.endpoint());
             record.lease = Some(lease);
-            let connected =
-                upstreams.checkout(&endpoint, backend.protocol, reuse, backend.policy.connect_timeout).await;
-            let mut checkout = match connected {
+            let mut checkout = match upstreams.checkout(self.pool, &endpoint, reuse, self.client.peer).await {
                 Ok(checkout) => checkout,
                 Err(error) => {
                     self.may_follow(error, record.attempts, true)?;
@@ -114,13 +111,19 @@ impl Attempts<'_> {
         }
     }
 
+    fn selection<'a>(&self, tried: &'a [u64]) -> Selection<'a> {
+        let worker = &self.client.worker;
+        let (thread, now) = (worker.thread, worker.clock.now());
+        Selection { thread, now, client: self.address, key: None, session: None, tried }
+    }
+
     /// Passes when another attempt may follow this failure, else fails with it.
     fn may_follow(&self, error: Error, attempts: u32, repeatable: bool) -> Result<(), Error> {
         let allowed = attempts < MAX_TRIES
             && match error.retryable() {
                 Retry::Never => false,
                 Retry::NeverSent => true,
-                Retry::IfIdempotent => repeatable && self.pool.may_retry(self.client.worker.clock.second()),
+                Retry::IfIdempotent => repeatable && self.pool.may_retry(self.client.worker.clock.now()),
             };
         if allowed { Ok(()) } else { Err(error) }
     }

@@ -19,7 +19,7 @@ use slab::Slab;
 /// How often deadlines are looked at.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 
-/// A moment on the thread's coarse clock: milliseconds since the data plane started.
+/// A moment on the thread's coarse clock: milliseconds since [`Live::epoch`](crate::routing::Live::epoch).
 pub(super) type Moment = u64;
 
 /// The coarse clock of one thread.
@@ -45,11 +45,6 @@ impl Clock {
     /// The moment of the last tick.
     pub(super) fn now(&self) -> Moment {
         self.now.load(Ordering::Relaxed)
-    }
-
-    /// The whole seconds of that moment.
-    pub(super) fn second(&self) -> u64 {
-        self.now() / 1000
     }
 
     /// The hand of the clock, for those that live on other threads' terms (hyper wants upgradable I/O to be `Send`).

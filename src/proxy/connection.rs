@@ -78,6 +78,16 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     }
 }
 
+/// The two ends of a client connection.
+#[derive(Clone, Copy, Debug)]
+#[expect(dead_code, reason = "contract")]
+pub(super) struct Peer {
+    /// Address and port of the client.
+    pub(super) source: SocketAddr,
+    /// Address and port that it came to.
+    pub(super) destination: SocketAddr,
+}
+
 /// What exchanges know of the connection they came by.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -85,6 +95,8 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     /// Address of the peer.
     pub(super) address: IpAddr,
+    /// Its two ends.
+    pub(super) peer: Peer,
     /// The address it came to, with the port.
     pub(super) local: HeaderValue,
     /// Whether it is encrypted.
@@ -237,6 +249,7 @@ fn client(
     Rc::new(Client {
         worker: Rc::clone(worker),
         address,
+        peer: Peer { source: peer, destination: local },
         local: value(SocketAddr::new(local.ip().to_canonical(), local.port()).to_string()),
         security,
         server_name,

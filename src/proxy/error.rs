@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::model::Unavailable;
+use crate::{model::Unavailable, routing::Unpickable};
 
 /// Why an exchange did not end with the backend's response. The single place for status, label and retry rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +40,9 @@ pub enum Error {
     /// The backend has no endpoint.
     #[error("the service behind this route has no endpoint")]
     NoEndpoint,
+    /// None of the backend's endpoints is fit.
+    #[error("the service behind this route has no healthy endpoint")]
+    NoneFit,
     /// The backend has as many requests in flight as its policy allows.
     #[error("the service behind this route is at its limit of requests")]
     BackendLimit,
@@ -87,7 +90,7 @@ impl Error {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::Unavailable(_) | Self::NoEndpoint | Self::BackendLimit | Self::Overloaded => {
+            Self::Unavailable(_) | Self::NoEndpoint | Self::NoneFit | Self::BackendLimit | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::ForbiddenEndpoint
@@ -117,6 +120,7 @@ impl Error {
             Self::Unavailable(Unavailable::BackendUnresolved) => "backend_unresolved",
             Self::Unavailable(Unavailable::Unprotected) => "unprotected",
             Self::NoEndpoint => "no_endpoint",
+            Self::NoneFit => "no_healthy_endpoint",
             Self::BackendLimit => "backend_limit",
             Self::Overloaded => "overloaded",
             Self::ForbiddenEndpoint => "forbidden_endpoint",
@@ -158,6 +162,15 @@ impl Error {
     /// Whether the client should come back: a `Retry-After` goes with the answer.
     pub(super) fn is_temporary(self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+impl From<Unpickable> for Error {
+    fn from(why: Unpickable) -> Self {
+        match why {
+            Unpickable::NoEndpoint => Self::NoEndpoint,
+            Unpickable::NoneFit => Self::NoneFit,
+        }
     }
 }
 

@@ -185,7 +185,7 @@ impl Exchange<'_> {
             Target::Pool(pool) => Arc::clone(pool),
             Target::Unavailable(reason) => return Err(Error::Unavailable(*reason)),
         };
-        let permit = pool.admit(self.client.worker.clock.second()).ok_or(Error::BackendLimit)?;
+        let permit = pool.admit(self.client.worker.clock.now()).ok_or(Error::BackendLimit)?;
         Ok(Admitted { in_flight, permit, pool })
     }
 

@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -98,10 +98,10 @@ impl Proxy {
             own_ports,
             settings: self.settings,
             tls: tls::server_config(live.clone())?,
+            start: live.epoch(),
             live,
             metrics,
             access_log,
-            start: Instant::now(),
             in_flight: Arc::new(AtomicUsize::new(0)),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),

@@ -40,7 +40,7 @@ pub(super) fn respond(
     let mut take_record = || {
         let mut record = record.take().ok_or(Error::ClientGone)?;
         record.status = Some(status);
-        Ok(record)
+        Ok::<_, Error>(record)
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut head, body) = response.into_parts();

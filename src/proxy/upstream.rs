@@ -29,13 +29,13 @@ use super::{
     body::{RequestBody, Upload},
     bounded::{Bounded, Unanswered},
     clock::{Clock, Moment, millis},
-    connection::LocalExecutor,
+    connection::{LocalExecutor, Peer},
     tls::ClientConfigs,
     transport::{Transport, tune},
 };
 use crate::{
     model::{Address, Protocol, Scope},
-    routing::EndpointState,
+    routing::{EndpointState, Pool},
 };
 
 /// Idle HTTP/1.1 connections kept for one endpoint by one thread.
@@ -144,14 +144,15 @@ impl Upstreams {
         Rc::new(Self { endpoints: RefCell::default(), tls: ClientConfigs::new(), clock, keep_alive, own_ports })
     }
 
-    /// Gives a connection to the endpoint, opened within `connect_timeout` if there is none.
+    /// Gives a connection to the endpoint of the pool, opened within its connect timeout if there is none.
     pub(super) async fn checkout(
         self: &Rc<Self>,
+        pool: &Pool,
         endpoint: &Arc<EndpointState>,
-        protocol: Protocol,
         reuse: Reuse,
-        connect_timeout: Duration,
+        _peer: Peer,
     ) -> Result<Checkout, Error> {
+        let (protocol, connect_timeout) = (pool.backend.protocol, pool.backend.policy.timeouts.connect);
         let key = (endpoint.id, protocol);
         let kind = if protocol.is_http2() {
             // The limit holds for the turn in the queue too: one connection is opened at a time.

@@ -50,7 +50,7 @@ pub(super) struct Shared {
     pub(super) tls: Arc<ServerConfig>,
     /// Ports of this process, never connected to on an address of this host.
     pub(super) own_ports: Arc<[u16]>,
-    /// When the data plane started; all clocks count from it.
+    /// The moment that all clocks count from.
     pub(super) start: Instant,
     /// Requests in flight over all threads.
     pub(super) in_flight: Arc<AtomicUsize>,

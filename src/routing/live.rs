@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::{ArcSwap, Cache};
@@ -21,13 +22,25 @@ pub struct Live {
     /// Snapshots that were in force: kept while a thread still holds them, so that no request pays for dropping one.
     retired: Arc<Mutex<Vec<Arc<Snapshot>>>>,
     metrics: Arc<Metrics>,
+    epoch: Instant,
 }
 
 impl Live {
     /// Nothing is published yet: every lookup finds nothing.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let empty = Arc::new(Snapshot::build(Arc::default(), None, &metrics));
-        Self { current: Arc::new(ArcSwap::new(empty)), published: Arc::default(), retired: Arc::default(), metrics }
+        Self {
+            current: Arc::new(ArcSwap::new(empty)),
+            published: Arc::default(),
+            retired: Arc::default(),
+            metrics,
+            epoch: Instant::now(),
+        }
+    }
+
+    /// The moment that every time in the live state counts from.
+    pub fn epoch(&self) -> Instant {
+        self.epoch
     }
 
     /// Builds a snapshot of the model and puts it in force. Callers take turns.

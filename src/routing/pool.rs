@@ -1,5 +1,7 @@
 //! The endpoints of a backend with what is known of them: shared by all threads, carried from snapshot to snapshot.
 
+mod endpoint;
+
 use std::{
     net::IpAddr,
     sync::{
@@ -8,9 +10,10 @@ use std::{
     },
 };
 
+pub use self::endpoint::{EndpointState, Lease};
 use crate::{
-    balance::{self, Candidates, RetryBudget},
-    model::{Address, Backend},
+    balance::{Balancer, Candidates, Draw, Member, RetrySpending},
+    model::Backend,
 };
 
 /// Live endpoints of one backend.
@@ -18,18 +21,12 @@ use crate::{
 pub struct Pool {
     /// What is wanted.
     pub backend: Arc<Backend>,
+    /// Names the way in which endpoints are spoken to: protocol, TLS and PROXY protocol. Connections of another way
+    /// serve nobody.
+    pub transport_id: u64,
     endpoints: Vec<Arc<EndpointState>>,
+    balancer: Balancer,
     state: Arc<BackendState>,
-}
-
-/// What is known of one endpoint.
-#[derive(Debug)]
-pub struct EndpointState {
-    /// Unique in this process: an address that goes and comes back is another endpoint.
-    pub id: u64,
-    /// Where it listens.
-    pub address: Address,
-    in_flight: AtomicU32,
 }
 
 /// What is known of one backend over all its endpoints.
@@ -37,25 +34,40 @@ pub struct EndpointState {
 struct BackendState {
     in_flight: AtomicU32,
     turn: AtomicUsize,
-    retries: RetryBudget,
+    retries: RetrySpending,
 }
 
-impl EndpointState {
-    fn new(address: Address) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { id: NEXT.fetch_add(1, Ordering::Relaxed), address, in_flight: AtomicU32::new(0) }
-    }
+/// What one choice of an endpoint depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// Number of the thread, from zero.
+    pub thread: usize,
+    /// Milliseconds since [`Live::epoch`](super::Live::epoch).
+    pub now: u64,
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Hash of what the policy hashes requests by; None when the request does not have it.
+    pub key: Option<u64>,
+    /// What the client's cookie of affinity says.
+    pub session: Option<u64>,
+    /// Identifiers of endpoints that were tried: they are picked again only when there is no other.
+    pub tried: &'a [u64],
+}
 
-    /// Requests in flight to it now, over all threads.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
+/// Why no endpoint could be picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpickable {
+    /// The backend has none.
+    NoEndpoint,
+    /// None of them is fit.
+    NoneFit,
 }
 
 impl Pool {
     /// A pool for the backend that keeps what `previous` knows of the same addresses.
     pub fn build(backend: Arc<Backend>, previous: Option<&Pool>) -> Self {
-        let endpoints = backend
+        static NEXT_TRANSPORT: AtomicU64 = AtomicU64::new(1);
+        let endpoints: Vec<_> = backend
             .endpoints
             .iter()
             .map(|endpoint| {
@@ -67,7 +79,15 @@ impl Pool {
                 known.unwrap_or_else(|| Arc::new(EndpointState::new(endpoint.address.clone())))
             })
             .collect();
-        Self { backend, endpoints, state: previous.map(|pool| Arc::clone(&pool.state)).unwrap_or_default() }
+        let members = endpoints.iter().zip(&backend.endpoints);
+        let members = members.map(|(state, endpoint)| Member { identity: state.identity, weight: endpoint.weight });
+        let balancer = Balancer::build(backend.policy.load_balancing.strategy, members.collect());
+        let transport_id = match previous.filter(|pool| same_transport(&pool.backend, &backend)) {
+            Some(pool) => pool.transport_id,
+            None => NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed),
+        };
+        let state = previous.map(|pool| Arc::clone(&pool.state)).unwrap_or_default();
+        Self { backend, transport_id, endpoints, balancer, state }
     }
 
     /// Its endpoints, sorted by address.
@@ -82,42 +102,48 @@ impl Pool {
 
     /// Admits one more request, or None when the backend has as many as its policy allows.
     ///
-    /// `second` is a monotonic clock in whole seconds, for the retry budget.
-    pub fn admit(&self, second: u64) -> Option<Permit> {
+    /// `now` is milliseconds since [`Live::epoch`](super::Live::epoch).
+    pub fn admit(&self, now: u64) -> Option<Permit> {
         let permit = Permit(Arc::clone(&self.state)); // counted before the check, so its drop takes it back
         let before = self.state.in_flight.fetch_add(1, Ordering::Relaxed);
-        match self.backend.policy.max_concurrent_requests {
+        match self.backend.policy.limits.max_concurrent_requests {
             Some(limit) if before >= limit.get() => None,
             _ => {
-                self.state.retries.request(second);
+                self.state.retries.request(now / 1000);
                 Some(permit)
             }
         }
     }
 
     /// Takes a retry out of the backend's budget; false when it is spent.
-    pub fn may_retry(&self, second: u64) -> bool {
-        self.state.retries.retry(second)
+    pub fn may_retry(&self, now: u64) -> bool {
+        self.state.retries.retry(self.backend.policy.retries.budget, now / 1000)
     }
 
-    /// Picks an endpoint for a request of `client`, none of those in `tried` while there is another.
+    /// Picks an endpoint. The request counts as in flight until the lease is dropped.
     ///
-    /// None when there is no endpoint at all. The request counts as in flight until the lease is dropped.
-    pub fn pick(&self, client: IpAddr, tried: &[u64]) -> Option<Lease> {
-        let index = self.choose(client, tried).or_else(|| self.choose(client, &[]))?;
-        let endpoint = Arc::clone(&self.endpoints[index]);
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Some(Lease(endpoint))
+    /// # Errors
+    /// When the backend has no endpoint, or none that is fit.
+    pub fn pick(&self, selection: &Selection<'_>) -> Result<Lease, Unpickable> {
+        let index = self.choose(selection, selection.tried).or_else(|| self.choose(selection, &[]));
+        let index = index.ok_or(Unpickable::NoEndpoint)?;
+        Ok(Lease::new(Arc::clone(&self.endpoints[index]), None))
     }
 
-    fn choose(&self, client: IpAddr, tried: &[u64]) -> Option<usize> {
+    fn choose(&self, selection: &Selection<'_>, tried: &[u64]) -> Option<usize> {
         let candidates = Untried { endpoints: &self.endpoints, tried };
         if self.backend.client_ip_affinity {
-            let key = client.to_canonical().to_string();
-            return balance::rendezvous(&candidates, key.as_bytes(), |i| self.endpoints[i].address.to_string());
+            let client = selection.client.to_canonical().to_string();
+            return self.balancer.rendezvous(&candidates, xxhash_rust::xxh3::xxh3_64(client.as_bytes()));
         }
-        self.backend.policy.strategy.choose(&candidates, &self.state.turn)
+        let draw = Draw { turn: &self.state.turn, key: selection.key, total_in_flight: self.in_flight() };
+        self.balancer.choose(&candidates, draw)
     }
+}
+
+/// Whether connections of one are of use to the other.
+fn same_transport(a: &Backend, b: &Backend) -> bool {
+    a.protocol == b.protocol && a.policy.tls == b.policy.tls && a.policy.proxy_protocol == b.policy.proxy_protocol
 }
 
 struct Untried<'a> {
@@ -126,10 +152,6 @@ struct Untried<'a> {
 }
 
 impl Candidates for Untried<'_> {
-    fn len(&self) -> usize {
-        self.endpoints.len()
-    }
-
     fn is_open(&self, index: usize) -> bool {
         !self.tried.contains(&self.endpoints[index].id)
     }
@@ -137,22 +159,13 @@ impl Candidates for Untried<'_> {
     fn in_flight(&self, index: usize) -> u32 {
         self.endpoints[index].in_flight()
     }
-}
 
-/// One request in flight to an endpoint; it ends when dropped.
-#[derive(Debug)]
-pub struct Lease(Arc<EndpointState>);
-
-impl Lease {
-    /// The endpoint that was picked.
-    pub fn endpoint(&self) -> &Arc<EndpointState> {
-        &self.0
+    fn latency(&self, _: usize) -> f32 {
+        0.0
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    fn ramp(&self, _: usize) -> f32 {
+        1.0
     }
 }
 
@@ -171,18 +184,23 @@ mod tests {
     use std::{net::Ipv4Addr, num::NonZeroU32};
 
     use super::*;
-    use crate::model::{BackendId, Endpoint, Policy, Protocol};
+    use crate::model::{Address, BackendId, Endpoint, Limits, Policy, Protocol};
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
+    fn selection(client: IpAddr, tried: &[u64]) -> Selection<'_> {
+        Selection { thread: 0, now: 0, client, key: None, session: None, tried }
+    }
+
     fn backend(ports: &[u16], limit: Option<u32>, client_ip_affinity: bool) -> Arc<Backend> {
+        let limits = Limits { max_concurrent_requests: limit.and_then(NonZeroU32::new), ..Limits::default() };
         let address = |port: &u16| Address::Socket((Ipv4Addr::LOCALHOST, *port).into());
         Arc::new(Backend {
             id: BackendId::new("shop", "cart", 80),
             protocol: Protocol::Http1,
-            endpoints: ports.iter().map(|port| Endpoint { address: address(port) }).collect(),
+            endpoints: ports.iter().map(|port| Endpoint::new(address(port))).collect(),
             client_ip_affinity,
-            policy: Arc::new(Policy { max_concurrent_requests: limit.and_then(NonZeroU32::new), ..Policy::default() }),
+            policy: Arc::new(Policy { limits, ..Policy::default() }),
         })
     }
 
@@ -194,7 +212,7 @@ mod tests {
         assert_eq!(pool.in_flight(), 2, "a refused request does not count");
         drop(one);
         assert!(pool.admit(0).is_some());
-        let lease = pool.pick(CLIENT, &[]).unwrap();
+        let lease = pool.pick(&selection(CLIENT, &[])).unwrap();
         assert_eq!(lease.endpoint().in_flight(), 1);
         drop(lease);
         assert_eq!(pool.endpoints()[0].in_flight(), 0);
@@ -203,7 +221,7 @@ mod tests {
     #[test]
     fn a_new_pool_keeps_the_state_of_the_same_addresses() {
         let old = Pool::build(backend(&[1, 2], None, false), None);
-        let lease = old.pick(CLIENT, &[old.endpoints()[0].id]).unwrap();
+        let lease = old.pick(&selection(CLIENT, &[old.endpoints()[0].id])).unwrap();
         let permit = old.admit(0);
         let new = Pool::build(backend(&[2, 3], None, false), Some(&old));
         assert_eq!(new.endpoints()[0].id, lease.endpoint().id);
@@ -217,21 +235,22 @@ mod tests {
         let pool = Pool::build(backend(&[1, 2], None, false), None);
         let first = pool.endpoints()[0].id;
         for _ in 0..10 {
-            assert_ne!(pool.pick(CLIENT, &[first]).unwrap().endpoint().id, first);
+            assert_ne!(pool.pick(&selection(CLIENT, &[first])).unwrap().endpoint().id, first);
         }
         let all: Vec<u64> = pool.endpoints().iter().map(|e| e.id).collect();
-        assert!(pool.pick(CLIENT, &all).is_some());
-        assert!(Pool::build(backend(&[], None, false), None).pick(CLIENT, &[]).is_none());
+        assert!(pool.pick(&selection(CLIENT, &all)).is_ok());
+        let none = Pool::build(backend(&[], None, false), None);
+        assert_eq!(none.pick(&selection(CLIENT, &[])).unwrap_err(), Unpickable::NoEndpoint);
     }
 
     #[test]
     fn client_ip_affinity_keeps_a_client_on_one_endpoint() {
         let pool = Pool::build(backend(&[1, 2, 3], None, true), None);
-        let picked: Vec<u64> = (0..20).map(|_| pool.pick(CLIENT, &[]).unwrap().endpoint().id).collect();
+        let picked: Vec<u64> = (0..20).map(|_| pool.pick(&selection(CLIENT, &[])).unwrap().endpoint().id).collect();
         assert!(picked.iter().all(|id| *id == picked[0]), "{picked:?}");
         let clients = (0..50).map(|n| IpAddr::V4(Ipv4Addr::new(192, 0, 2, n)));
         let used: std::collections::BTreeSet<u64> =
-            clients.map(|client| pool.pick(client, &[]).unwrap().endpoint().id).collect();
+            clients.map(|client| pool.pick(&selection(client, &[])).unwrap().endpoint().id).collect();
         assert_eq!(used.len(), 3);
     }
 }

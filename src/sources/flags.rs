@@ -1,6 +1,6 @@
 //! `--backend URL`: everything to these, without a single object.
 
-use std::{net::IpAddr, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, str::FromStr, sync::Arc};
 
 use http::Uri;
 
@@ -90,9 +90,8 @@ pub fn compile(urls: &[BackendUrl]) -> Compiled {
         builder.problem(Problem { origin: origin.clone(), field: String::new(), kind });
     }
     let same = urls.iter().filter(|url| url.protocol == first.protocol);
-    let mut endpoints: Vec<_> = same.map(|url| Endpoint { address: url.address.clone() }).collect();
-    endpoints.sort();
-    endpoints.dedup();
+    let addresses: BTreeSet<_> = same.map(|url| url.address.clone()).collect();
+    let endpoints = addresses.into_iter().map(Endpoint::new).collect();
     let id = BackendId::new("", "flags", 0);
     builder.backend(Backend {
         id: id.clone(),

@@ -3,7 +3,10 @@
 //! A new field is added here, as a value in [`model::Policy`](crate::model::Policy), and in the code that acts on it.
 #![expect(unreachable_pub, reason = "the derive macros repeat the structs inside of functions")]
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::{NonZeroU8, NonZeroU32},
+    time::Duration,
+};
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -65,17 +68,18 @@ pub(super) fn compile(
     timeouts: Option<&Timeouts>,
     limits: Option<&Limits>,
 ) -> (Policy, Vec<Refused>) {
-    let mut policy = Policy { strategy: load_balancing.strategy.into(), ..Policy::default() };
+    let mut policy = Policy::default();
+    policy.load_balancing.strategy = load_balancing.strategy.into();
     let mut refused = Vec::new();
     if let Some(text) = timeouts.and_then(|timeouts| timeouts.connect.as_deref()) {
         if let Some(time) = duration(text).filter(|time| !time.is_zero()) {
-            policy.connect_timeout = time;
+            policy.timeouts.connect = time;
         } else {
             let expected = "a duration of more than zero, such as 500ms or 5s".to_owned();
             refused.push(("timeouts.connect", ProblemKind::InvalidValue { found: text.to_owned(), expected }));
         }
     }
-    policy.max_concurrent_requests = limits.and_then(|limits| limits.max_concurrent_requests);
+    policy.limits.max_concurrent_requests = limits.and_then(|limits| limits.max_concurrent_requests);
     (policy, refused)
 }
 
@@ -108,7 +112,7 @@ impl From<StrategyName> for Strategy {
         match name {
             StrategyName::RoundRobin => Self::RoundRobin,
             StrategyName::Random => Self::Random,
-            StrategyName::LeastRequest => Self::LeastRequest,
+            StrategyName::LeastRequest => Self::LeastRequest { choices: const { NonZeroU8::new(2).unwrap() } },
         }
     }
 }

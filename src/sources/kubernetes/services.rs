@@ -1,6 +1,6 @@
 //! Services and their endpoints: what an Ingress names, resolved into a [`Backend`].
 
-use std::{collections::BTreeSet, net::IpAddr, sync::LazyLock};
+use std::{collections::BTreeMap, net::IpAddr, sync::LazyLock};
 
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
@@ -82,8 +82,8 @@ impl Backends<'_> {
 
     /// Ready endpoints; when there is none, those that still serve while they terminate.
     fn endpoints(&self, builder: &mut Builder, key: &ObjectKey, port_name: Option<&str>) -> Vec<Endpoint> {
-        let mut ready = BTreeSet::new();
-        let mut terminating = BTreeSet::new();
+        let mut ready = BTreeMap::new();
+        let mut terminating = BTreeMap::new();
         for slice in self.cluster.slices.get(key).into_iter().flatten() {
             let origin = Origin::new("EndpointSlice", slice.namespace().unwrap_or_default(), slice.name_any());
             if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
@@ -108,7 +108,10 @@ impl Backends<'_> {
                 // Of several addresses the first is the one to use, says the API.
                 let Some(text) = endpoint.addresses.first() else { continue };
                 match self.address(text).and_then(|ip| of_family(ip, &slice.address_type)) {
-                    Ok(ip) => drop(list.insert(Endpoint { address: Address::Socket((ip, port).into()) })),
+                    Ok(ip) => {
+                        let address = Address::Socket((ip, port).into());
+                        list.entry(address.clone()).or_insert_with(|| Endpoint::new(address));
+                    }
                     Err(kind) => {
                         let field = format!("endpoints[{i}].addresses[0]");
                         builder.problem(Problem { origin: origin.clone(), field, kind });
@@ -117,13 +120,13 @@ impl Backends<'_> {
             }
         }
         let chosen = if ready.is_empty() { terminating } else { ready };
-        chosen.into_iter().collect()
+        chosen.into_values().collect()
     }
 
     fn cluster_ip(&self, builder: &mut Builder, origin: &Origin, spec: &ServiceSpec, port: u16) -> Vec<Endpoint> {
         let text = spec.cluster_ip.as_deref().unwrap_or_default();
         let kind = match self.address(text) {
-            Ok(ip) => return vec![Endpoint { address: Address::Socket((ip, port).into()) }],
+            Ok(ip) => return vec![Endpoint::new(Address::Socket((ip, port).into()))],
             Err(_) if text.is_empty() || text == "None" => {
                 ProblemKind::Unsupported("annotation service-upstream on a Service without cluster IP".into())
             }
@@ -138,7 +141,7 @@ impl Backends<'_> {
         let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         if host.parse::<IpAddr>().is_ok() {
             let ip = self.address(&host)?;
-            return Ok(Endpoint { address: Address::Socket((ip, port).into()) });
+            return Ok(Endpoint::new(Address::Socket((ip, port).into())));
         }
         let last = host.rsplit('.').next().unwrap_or_default();
         // Resolvers read names such as `127.1` and `0x7f.1` as IPv4 addresses.
@@ -147,7 +150,7 @@ impl Backends<'_> {
             let expected = "a DNS name that is neither localhost nor below it".into();
             return Err(ProblemKind::InvalidValue { found: text.to_owned(), expected });
         }
-        Ok(Endpoint { address: Address::Name { host: host.into(), port } })
+        Ok(Endpoint::new(Address::Name { host: host.into(), port }))
     }
 
     fn address(&self, text: &str) -> Result<IpAddr, ProblemKind> {
