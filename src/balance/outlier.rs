@@ -31,7 +31,7 @@ impl Default for OutlierDetection {
             min_requests: 20,
             interval: Duration::from_secs(10),
             base_ejection: Duration::from_secs(30),
-            max_ejection: Duration::from_secs(300),
+            max_ejection: Duration::from_mins(5),
             max_ejected_percent: 50,
         }
     }
