@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
+
 use crate::model::Address;
 
 /// What is known of one endpoint of a backend. All threads share it, and it outlives snapshots for as long as its backend
@@ -22,6 +24,7 @@ pub struct EndpointState {
     pub identity: u64,
     in_flight: AtomicU32,
     passes_probes: AtomicBool,
+    probe_failure: ArcSwapOption<String>,
 }
 
 impl EndpointState {
@@ -33,6 +36,7 @@ impl EndpointState {
             address,
             in_flight: AtomicU32::new(0),
             passes_probes: AtomicBool::new(true),
+            probe_failure: ArcSwapOption::empty(),
         }
     }
 
@@ -49,6 +53,16 @@ impl EndpointState {
     /// Its probes pass, or fail, from `now` on. `now` counts milliseconds since [`Live::epoch`](crate::routing::Live::epoch).
     pub fn probed(&self, passes: bool, _now: u64) {
         self.passes_probes.store(passes, Ordering::Relaxed);
+    }
+
+    /// Why the last probe that failed did; None when none did since probes began.
+    pub fn probe_failure(&self) -> Option<Arc<String>> {
+        self.probe_failure.load_full()
+    }
+
+    /// A probe failed for this reason; None forgets the last one.
+    pub fn set_probe_failure(&self, reason: Option<String>) {
+        self.probe_failure.store(reason.map(Arc::new));
     }
 }
 
