@@ -10,6 +10,7 @@
 //! | [`model`] | what is wanted, free of Kubernetes and I/O |
 //! | [`sources`] | Kubernetes API, manifest files and flags, compiled into the model |
 //! | [`routing`] | the model, indexed and joined with live state |
+//! | [`transport`] | connections to endpoints |
 //! | [`proxy`], [`admin`] | serve traffic; tell operators about it |
 //! | [`app`], [`cli`] | wire the halves together |
 
@@ -25,3 +26,4 @@ pub mod routing;
 pub mod settings;
 pub mod sources;
 pub mod telemetry;
+pub mod transport;

@@ -16,7 +16,8 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("model", &["matching", "filters", "balance"]),
     ("sources", &["matching", "filters", "balance", "model", "telemetry"]),
     ("routing", &["matching", "filters", "balance", "model", "telemetry"]),
-    ("proxy", &["matching", "filters", "balance", "model", "telemetry", "routing"]),
+    ("transport", &["model"]),
+    ("proxy", &["matching", "filters", "balance", "model", "telemetry", "routing", "transport"]),
     ("admin", &["matching", "model", "telemetry", "routing"]),
     // These wire the halves together and may see everything.
     ("settings", &["sources", "routing", "proxy", "admin", "telemetry", "model"]),

@@ -15,7 +15,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::transport::Transport;
+use crate::transport::Transport;
 
 /// Bytes an endpoint may send before its response head is complete. The head itself is bounded by hyper; what comes with
 /// it of the content is read in the same turn, and hyper buffers far less than this.

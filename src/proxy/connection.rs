@@ -32,10 +32,12 @@ use super::{
     headers::{self, Forwarded},
     io::{ClientIo, Phase, Progress},
     record,
-    transport::{Transport, tune},
     worker::Worker,
 };
-use crate::matching::RequestHost;
+use crate::{
+    matching::RequestHost,
+    transport::{Proxied, TCP_KEEP_ALIVE, Transport, tune},
+};
 
 /// RFC 9113 §3.4: what an HTTP/2 client says first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -80,12 +82,17 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
 
 /// The two ends of a client connection.
 #[derive(Clone, Copy, Debug)]
-#[expect(dead_code, reason = "contract")]
 pub(super) struct Peer {
     /// Address and port of the client.
     pub(super) source: SocketAddr,
     /// Address and port that it came to.
     pub(super) destination: SocketAddr,
+}
+
+impl From<Peer> for Proxied {
+    fn from(Peer { source, destination }: Peer) -> Self {
+        Self::For { source, destination }
+    }
 }
 
 /// What exchanges know of the connection they came by.
@@ -186,7 +193,7 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     let process = &worker.metrics.process;
     process.accepted.fetch_add(1, Ordering::Relaxed);
     process.connections.fetch_add(1, Ordering::Relaxed);
-    tune(&stream);
+    tune(&stream, Some(TCP_KEEP_ALIVE));
     match security {
         Security::Plain => serve_plain(&worker, stream, peer).await,
         Security::Tls => serve_tls(&worker, stream, peer).await,

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::{model::Unavailable, routing::Unpickable};
+use crate::{model::Unavailable, routing::Unpickable, transport::DialError};
 
 /// Why an exchange did not end with the backend's response. The single place for status, label and retry rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +64,12 @@ pub enum Error {
     /// The endpoint closed or reset the connection before the response head.
     #[error("the service behind this route closed the connection before it answered")]
     UpstreamReset,
+    /// The endpoint said that it did not look at the request (RFC 9113 §8.7).
+    #[error("the service behind this route refused the request")]
+    StreamRefused,
+    /// The endpoint has as many connections as its policy allows.
+    #[error("the service behind this route is at its limit of connections")]
+    ConnectionLimit,
     /// The endpoint's response head is not valid.
     #[error("the service behind this route sent an invalid response")]
     UpstreamMalformed,
@@ -90,13 +96,17 @@ impl Error {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::Unavailable(_) | Self::NoEndpoint | Self::NoneFit | Self::BackendLimit | Self::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Unavailable(_)
+            | Self::NoEndpoint
+            | Self::NoneFit
+            | Self::BackendLimit
+            | Self::ConnectionLimit
+            | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::ForbiddenEndpoint
             | Self::ConnectFailed
             | Self::UpstreamTls
             | Self::UpstreamReset
+            | Self::StreamRefused
             | Self::UpstreamMalformed
             | Self::ResponseCut => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -128,6 +138,8 @@ impl Error {
             Self::ConnectTimeout => "connect_timeout",
             Self::UpstreamTls => "upstream_tls",
             Self::UpstreamReset => "upstream_reset",
+            Self::StreamRefused => "stream_refused",
+            Self::ConnectionLimit => "connection_limit",
             Self::UpstreamMalformed => "upstream_malformed",
             Self::ResponseTimeout => "response_timeout",
             Self::ResponseCut => "response_cut",
@@ -138,9 +150,11 @@ impl Error {
     /// Whether another attempt may be made.
     pub(super) fn retryable(self) -> Retry {
         match self {
-            Self::ForbiddenEndpoint | Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls => {
-                Retry::NeverSent
-            }
+            Self::ForbiddenEndpoint
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::ConnectionLimit
+            | Self::UpstreamTls => Retry::NeverSent,
             Self::UpstreamReset => Retry::IfIdempotent,
             _ => Retry::Never,
         }
@@ -170,6 +184,17 @@ impl From<Unpickable> for Error {
         match why {
             Unpickable::NoEndpoint => Self::NoEndpoint,
             Unpickable::NoneFit => Self::NoneFit,
+        }
+    }
+}
+
+impl From<DialError> for Error {
+    fn from(why: DialError) -> Self {
+        match why {
+            DialError::Unresolved(_) | DialError::Connect(_) => Self::ConnectFailed,
+            DialError::Forbidden => Self::ForbiddenEndpoint,
+            DialError::Exhausted(_) => Self::Overloaded,
+            DialError::Tls(_) | DialError::Unverifiable(_) => Self::UpstreamTls,
         }
     }
 }

@@ -18,7 +18,8 @@ use bytes::{Buf, Bytes};
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Error, answer, clock::Moment, headers, transport::Transport};
+use super::{Error, answer, clock::Moment, headers};
+use crate::transport::Transport;
 
 /// Bytes thrown away at a time while a connection lingers.
 const DISCARDED: usize = 4096;

@@ -87,15 +87,19 @@ impl Proxy {
         self.addresses.iter().map(|(address, security)| (name(security), *address)).collect()
     }
 
+    /// Ports of this process, which nothing is ever sent to.
+    pub fn own_ports(&self) -> Arc<[u16]> {
+        let listening = self.addresses.iter().map(|(address, _)| address.port());
+        listening.chain(self.settings.reserved_ports.iter().copied()).collect()
+    }
+
     /// Starts the threads; from here on connections are accepted.
     ///
     /// # Errors
     /// When a socket does not listen or a thread does not start.
     pub fn start(self, live: Live, metrics: Arc<Metrics>, access_log: AccessLog) -> io::Result<Running> {
-        let own_ports = self.addresses.iter().map(|(address, _)| address.port());
-        let own_ports = own_ports.chain(self.settings.reserved_ports.iter().copied()).collect();
         let shared = Shared {
-            own_ports,
+            own_ports: self.own_ports(),
             settings: self.settings,
             tls: tls::server_config(live.clone())?,
             start: live.epoch(),

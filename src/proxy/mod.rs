@@ -18,7 +18,6 @@ mod listener;
 mod record;
 mod settings;
 mod tls;
-mod transport;
 mod upgrade;
 mod upstream;
 mod worker;

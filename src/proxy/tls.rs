@@ -1,17 +1,16 @@
-//! TLS towards clients and endpoints; the only file that knows rustls' traits.
+//! TLS towards clients.
 
 use std::{io, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error as TlsError, ServerConfig, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::PrivatePkcs8KeyDer,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
 
-use crate::{matching::RequestHost, model::Protocol, routing::Live};
+use crate::{matching::RequestHost, routing::Live};
 
 /// Chooses the certificate by the server name of the handshake, from the snapshot in force.
 #[derive(Debug)]
@@ -51,69 +50,4 @@ fn self_signed() -> anyhow::Result<CertifiedKey> {
     let certificate = params.self_signed(&key)?;
     let signing = aws_lc_rs::sign::any_supported_type(&PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
     Ok(CertifiedKey::new(vec![certificate.der().clone()], signing))
-}
-
-/// What handshakes with endpoints use, by protocol.
-#[derive(Debug)]
-pub(super) struct ClientConfigs {
-    http1: Arc<ClientConfig>,
-    http2: Arc<ClientConfig>,
-}
-
-impl ClientConfigs {
-    pub(super) fn new() -> Self {
-        let config = |alpn: &[u8]| {
-            let mut config = ClientConfig::builder()
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Unverified(aws_lc_rs::default_provider())))
-                .with_no_client_auth();
-            config.alpn_protocols = vec![alpn.to_vec()];
-            config.enable_sni = false; // the name of the endpoint's certificate is not known
-            Arc::new(config)
-        };
-        Self { http1: config(b"http/1.1"), http2: config(b"h2") }
-    }
-
-    pub(super) fn of(&self, protocol: Protocol) -> Arc<ClientConfig> {
-        Arc::clone(if protocol.is_http2() { &self.http2 } else { &self.http1 })
-    }
-}
-
-/// Takes any certificate, as `appProtocol: https` without a policy asks for: pods have no name to verify.
-#[derive(Debug)]
-struct Unverified(CryptoProvider);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

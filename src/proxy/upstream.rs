@@ -6,7 +6,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -20,9 +19,7 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::ServerName;
-use tokio::{net::TcpStream, task::AbortHandle};
-use tokio_rustls::TlsConnector;
+use tokio::task::AbortHandle;
 
 use super::{
     Error,
@@ -30,12 +27,10 @@ use super::{
     bounded::{Bounded, Unanswered},
     clock::{Clock, Moment, millis},
     connection::{LocalExecutor, Peer},
-    tls::ClientConfigs,
-    transport::{Transport, tune},
 };
 use crate::{
-    model::{Address, Protocol, Scope},
     routing::{EndpointState, Pool},
+    transport::{Dialer, Transport},
 };
 
 /// Idle HTTP/1.1 connections kept for one endpoint by one thread.
@@ -55,14 +50,16 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Upstreams {
     endpoints: RefCell<HashMap<Key, Endpoint, RandomState>>,
-    tls: ClientConfigs,
+    dialers: RefCell<HashMap<Way, Rc<Dialer>, RandomState>>,
     clock: Clock,
     keep_alive: Moment,
     own_ports: Arc<[u16]>,
 }
 
-/// An endpoint and how it is spoken to: after a change of protocol old connections serve nobody.
-type Key = (u64, Protocol);
+/// An endpoint and [`Pool::transport_id`].
+type Key = (u64, u64);
+/// [`Pool::transport_id`] and what else dialling depends on.
+type Way = (u64, Option<Duration>);
 
 #[derive(Debug, Default)]
 struct Endpoint {
@@ -141,7 +138,7 @@ impl Upstreams {
     /// No connections yet. `own_ports` are those of this process.
     pub(super) fn new(clock: Clock, keep_alive: Duration, own_ports: Arc<[u16]>) -> Rc<Self> {
         let keep_alive = millis(keep_alive);
-        Rc::new(Self { endpoints: RefCell::default(), tls: ClientConfigs::new(), clock, keep_alive, own_ports })
+        Rc::new(Self { endpoints: RefCell::default(), dialers: RefCell::default(), clock, keep_alive, own_ports })
     }
 
     /// Gives a connection to the endpoint of the pool, opened within its connect timeout if there is none.
@@ -150,19 +147,20 @@ impl Upstreams {
         pool: &Pool,
         endpoint: &Arc<EndpointState>,
         reuse: Reuse,
-        _peer: Peer,
+        peer: Peer,
     ) -> Result<Checkout, Error> {
         let (protocol, connect_timeout) = (pool.backend.protocol, pool.backend.policy.timeouts.connect);
-        let key = (endpoint.id, protocol);
+        let key = (endpoint.id, pool.transport_id);
+        let opening = Opening { dialer: self.dialer(pool), endpoint, peer };
         let kind = if protocol.is_http2() {
             // The limit holds for the turn in the queue too: one connection is opened at a time.
-            Kind::Shared(Box::pin(within(connect_timeout, self.shared(key, &endpoint.address, reuse))).await?)
+            Kind::Shared(Box::pin(within(connect_timeout, self.shared(key, &opening, reuse))).await?)
         } else {
             let idle = if reuse == Reuse::Idle { self.idle(key) } else { None };
             Kind::Exclusive(Some(match idle {
                 Some(connection) => connection,
                 // Boxed: opening is rare, and its state would be copied around with every request.
-                None => Box::pin(within(connect_timeout, self.open_http1(&endpoint.address, protocol))).await?,
+                None => Box::pin(within(connect_timeout, self.open_http1(&opening))).await?,
             }))
         };
         Ok(Checkout { kind, upstreams: Rc::clone(self), endpoint: key, upload: None, retired: false })
@@ -181,28 +179,28 @@ impl Upstreams {
         None
     }
 
-    async fn shared(&self, key: Key, address: &Address, reuse: Reuse) -> Result<Shared, Error> {
+    async fn shared(&self, key: Key, opening: &Opening<'_>, reuse: Reuse) -> Result<Shared, Error> {
         let existing = || self.endpoints.borrow_mut().entry(key).or_default().vacant();
         if reuse == Reuse::Idle
             && let Some(shared) = existing()
         {
             return Ok(shared);
         }
-        let opening = Rc::clone(&self.endpoints.borrow_mut().entry(key).or_default().opening);
-        let _turn = opening.lock().await;
+        let turn = Rc::clone(&self.endpoints.borrow_mut().entry(key).or_default().opening);
+        let _turn = turn.lock().await;
         if let Some(shared) = existing() {
             return Ok(shared);
         }
-        let sender = self.open_http2(address, key.1).await?;
+        let sender = self.open_http2(opening).await?;
         let shared = Shared { sender, streams: Rc::default(), since: Rc::new(Cell::new(self.clock.now())) };
         shared.streams.set(1);
         self.endpoints.borrow_mut().entry(key).or_default().shared.push(shared.clone());
         Ok(shared)
     }
 
-    async fn open_http1(&self, address: &Address, protocol: Protocol) -> Result<Exclusive, Error> {
+    async fn open_http1(&self, opening: &Opening<'_>) -> Result<Exclusive, Error> {
         let unanswered = Unanswered::new();
-        let transport = Bounded::new(self.connect(address, protocol).await?, unanswered.clone());
+        let transport = Bounded::new(opening.dial().await?, unanswered.clone());
         let mut builder = http1::Builder::new();
         builder.max_header_size(MAX_HEAD);
         let (sender, connection) =
@@ -214,12 +212,8 @@ impl Upstreams {
         Ok(Exclusive { sender, unanswered, task: Some(task.abort_handle()) })
     }
 
-    async fn open_http2(
-        &self,
-        address: &Address,
-        protocol: Protocol,
-    ) -> Result<http2::SendRequest<RequestBody>, Error> {
-        let transport = self.connect(address, protocol).await?;
+    async fn open_http2(&self, opening: &Opening<'_>) -> Result<http2::SendRequest<RequestBody>, Error> {
+        let transport = opening.dial().await?;
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
@@ -236,19 +230,11 @@ impl Upstreams {
         Ok(sender)
     }
 
-    async fn connect(&self, address: &Address, protocol: Protocol) -> Result<Transport, Error> {
-        let address = resolve(address).await?;
-        if self.own_ports.contains(&address.port()) && is_of_this_host(address.ip()) {
-            return Err(Error::ForbiddenEndpoint); // a loop, or the admin port
-        }
-        let stream = TcpStream::connect(address).await.map_err(|error| connect_failure(&error))?;
-        tune(&stream);
-        if !protocol.is_tls() {
-            return Ok(Transport::Plain(stream));
-        }
-        let connector = TlsConnector::from(self.tls.of(protocol));
-        let stream = connector.connect(ServerName::from(address.ip()), stream).await.map_err(|_| Error::UpstreamTls)?;
-        Ok(Transport::Tls(Box::new(stream.into())))
+    fn dialer(&self, pool: &Pool) -> Rc<Dialer> {
+        let (policy, own_ports) = (&pool.backend.policy, &self.own_ports);
+        let build = || Rc::new(Dialer::build(policy, pool.backend.protocol, Arc::clone(own_ports)));
+        let mut dialers = self.dialers.borrow_mut();
+        Rc::clone(dialers.entry((pool.transport_id, policy.connections.tcp_keepalive)).or_insert_with(build))
     }
 
     /// Closes what has been idle for too long or is closed, and forgets endpoints without connections.
@@ -263,6 +249,22 @@ impl Upstreams {
             let in_use = Rc::strong_count(&endpoint.opening) > 1;
             in_use || !endpoint.idle.is_empty() || !endpoint.shared.is_empty()
         });
+    }
+}
+
+/// What a connection is opened with.
+struct Opening<'a> {
+    dialer: Rc<Dialer>,
+    endpoint: &'a EndpointState,
+    peer: Peer,
+}
+
+impl Opening<'_> {
+    async fn dial(&self) -> Result<Transport, Error> {
+        self.dialer.dial(&self.endpoint.address, self.peer.into()).await.map_err(|error| {
+            tracing::debug!(endpoint = %self.endpoint.address, error = &error as &dyn std::error::Error, "not connected");
+            error.into()
+        })
     }
 }
 
@@ -350,32 +352,6 @@ impl Drop for Checkout {
     }
 }
 
-/// Whose fault it is that a connection did not open.
-fn connect_failure(error: &std::io::Error) -> Error {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    match error.raw_os_error() {
-        Some(EMFILE | ENFILE) => Error::Overloaded, // we are out of descriptors
-        _ => Error::ConnectFailed,
-    }
-}
-
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(limit, work).await.unwrap_or(Err(Error::ConnectTimeout))
-}
-
-/// The address to connect to; names are resolved each time and never lead to ourselves (CVE-2021-25740).
-async fn resolve(address: &Address) -> Result<SocketAddr, Error> {
-    match address {
-        Address::Socket(address) => Ok(*address),
-        Address::Name { host, port } => {
-            let mut found = tokio::net::lookup_host((&**host, *port)).await.map_err(|_| Error::ConnectFailed)?;
-            found.find(|address| Scope::of(address.ip()) == Scope::Ordinary).ok_or(Error::ForbiddenEndpoint)
-        }
-    }
-}
-
-/// Whether an address is one of this host's: nobody else's can be bound.
-fn is_of_this_host(ip: IpAddr) -> bool {
-    std::net::UdpSocket::bind((ip, 0)).is_ok()
 }

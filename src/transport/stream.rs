@@ -14,24 +14,27 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 
-/// How long a connection is silent before the kernel asks whether the peer is still there, and between its questions.
-const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// [`tune`]'s interval for connections that nothing else is said of.
+pub const TCP_KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A connection to a client or an endpoint.
 #[derive(Debug)]
-pub(super) enum Transport {
+pub enum Transport {
     /// Clear text.
     Plain(TcpStream),
     /// TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Sets what every connection of ours has: no delay for small writes, keep-alive probes.
-pub(super) fn tune(stream: &TcpStream) {
-    let keep_alive = TcpKeepalive::new().with_time(TCP_KEEP_ALIVE).with_interval(TCP_KEEP_ALIVE);
+/// Sets that small writes are not delayed, and after which silence, and how often from then on, the kernel asks whether
+/// the peer is still there; None for never.
+pub fn tune(stream: &TcpStream, keep_alive: Option<Duration>) {
     // A peer that is gone already makes these fail; the next read tells.
     let _gone = stream.set_nodelay(true);
-    let _gone = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
+    if let Some(silence) = keep_alive {
+        let keep_alive = TcpKeepalive::new().with_time(silence).with_interval(silence);
+        let _gone = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
+    }
 }
 
 impl AsyncRead for Transport {
@@ -94,8 +97,10 @@ mod tests {
     async fn connections_are_probed_and_do_not_wait_to_fill_a_packet() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        tune(&stream);
+        tune(&stream, None);
         let socket = SockRef::from(&stream);
+        assert!(!socket.keepalive().unwrap(), "nobody asked for it");
+        tune(&stream, Some(TCP_KEEP_ALIVE));
         assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), TCP_KEEP_ALIVE);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), TCP_KEEP_ALIVE);
