@@ -1,6 +1,6 @@
-//! Bodies on their way: the client's towards the endpoint, the endpoint's towards the client.
+//! The client's body on its way to the endpoint.
 //!
-//! Both stream frame by frame, trailers included; a side that does not read is not read for.
+//! It streams frame by frame, trailers included; an endpoint that does not read is not read for.
 
 use std::{
     cell::Cell,
@@ -16,8 +16,6 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::{
     Error,
     clock::{Clock, Deadline, Moment},
-    record::Record,
-    upstream::Checkout,
 };
 
 /// Errors as hyper wants them; [`Upload::failure`] and [`Record`] carry the meaning.
@@ -125,136 +123,5 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.incoming.size_hint())
-    }
-}
-
-/// The response body as the client's connection reads it. Ends the exchange when it ends or is dropped.
-#[derive(Debug)]
-pub(super) struct ResponseBody {
-    source: Source,
-    record: Option<Box<Record>>,
-}
-
-#[derive(Debug)]
-enum Source {
-    /// Our own words.
-    Own(Bytes),
-    /// The endpoint's.
-    Upstream(Upstream),
-}
-
-#[derive(Debug)]
-struct Upstream {
-    incoming: Incoming,
-    checkout: Option<Checkout>,
-    clock: Clock,
-    idle: Duration,
-    stalled: Option<Deadline>,
-}
-
-impl ResponseBody {
-    /// Our own words; without any, the exchange ends here.
-    pub(super) fn own(body: Bytes, record: Option<Box<Record>>) -> Self {
-        let mut body = Self { source: Source::Own(body), record };
-        if body.is_end_stream() {
-            body.finish();
-        }
-        body
-    }
-
-    /// No body, and an exchange that goes on elsewhere.
-    pub(super) fn none() -> Self {
-        Self { source: Source::Own(Bytes::new()), record: None }
-    }
-
-    /// The endpoint's body, never silent for longer than `idle`; its connection is given back once all is read.
-    pub(super) fn upstream(
-        incoming: Incoming,
-        checkout: Checkout,
-        record: Box<Record>,
-        clock: &Clock,
-        idle: Duration,
-    ) -> Self {
-        let upstream = Upstream { incoming, checkout: Some(checkout), clock: clock.clone(), idle, stalled: None };
-        let mut body = Self { source: Source::Upstream(upstream), record: Some(record) };
-        if body.is_end_stream() {
-            body.finish();
-        }
-        body
-    }
-
-    /// All was read: the connection may serve another request.
-    fn finish(&mut self) {
-        if let Source::Upstream(upstream) = &mut self.source
-            && let Some(checkout) = upstream.checkout.take()
-        {
-            checkout.give_back();
-        }
-        if let Some(mut record) = self.record.take() {
-            record.complete();
-        }
-    }
-
-    fn cut(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(mut record) = self.record.take() {
-            record.fail(Error::ResponseCut);
-        }
-        Poll::Ready(Some(Err(Error::ResponseCut.into())))
-    }
-}
-
-impl Upstream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
-            let stalled = self.stalled.get_or_insert_with(|| self.clock.deadline(self.idle));
-            return stalled.poll_expired(cx).map(|()| Some(Err(())));
-        };
-        if let Some(stalled) = &self.stalled {
-            stalled.reset(self.idle);
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(drop)))
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = match &mut self.source {
-            Source::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Source::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Source::Upstream(upstream) => upstream.poll_frame(cx),
-        };
-        match std::task::ready!(frame) {
-            Some(Ok(frame)) => {
-                if let (Some(record), Some(data)) = (&mut self.record, frame.data_ref()) {
-                    record.sent(data.remaining() as u64);
-                }
-                if self.is_end_stream() {
-                    self.finish();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(())) => self.cut(),
-            None => {
-                self.finish();
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Own(bytes) => bytes.is_empty(),
-            Source::Upstream(upstream) => upstream.incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Upstream(upstream) => upstream.incoming.size_hint(),
-        }
     }
 }

@@ -13,11 +13,11 @@ use hyper::body::{Body, Incoming};
 use super::{
     Error, answer,
     attempt::{Attempts, Outgoing},
-    body::{RequestBody, ResponseBody},
+    body::RequestBody,
     connection::{Client, Security},
     headers,
     record::Record,
-    upgrade,
+    response::{ResponseBody, own, respond, via},
 };
 use crate::{
     filters::{self, Redirect},
@@ -72,54 +72,6 @@ fn client_address(client: &Client, head: &Parts) -> IpAddr {
 fn forwarded_address(text: &str) -> Option<IpAddr> {
     let address = text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
     address.ok().map(|address| address.to_canonical())
-}
-
-/// A response of our own.
-fn own(
-    client: &Client,
-    mut record: Option<Box<Record>>,
-    response: Response<Bytes>,
-    error: Option<Error>,
-    is_head: bool,
-) -> Response<ResponseBody> {
-    let (mut head, body) = response.into_parts();
-    let length = body.len();
-    if let Some(record) = &mut record {
-        match error {
-            Some(error) => {
-                record.answered(error);
-                if error.ends_connection() && !client.is_http2() {
-                    head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-            }
-            None => record.status = Some(head.status.as_u16()),
-        }
-    }
-    finish_head(client, &mut head.headers, head.version);
-    if is_head {
-        // RFC 9110 §9.3.2: the fields of the GET, without its content.
-        head.headers.insert(header::CONTENT_LENGTH, length.into());
-        return Response::from_parts(head, ResponseBody::own(Bytes::new(), record));
-    }
-    Response::from_parts(head, ResponseBody::own(body, record))
-}
-
-/// Sets the fields that every response has.
-///
-/// `received` is the version that the response came in.
-pub(super) fn finish_head(client: &Client, headers: &mut http::HeaderMap, received: Version) {
-    let settings = &client.worker.settings;
-    if settings.server_header {
-        headers.entry(header::SERVER).or_insert(HeaderValue::from_static("pierhead"));
-    }
-    if settings.via {
-        headers.append(header::VIA, HeaderValue::from_static(via(received)));
-    }
-    if client.security == Security::Tls
-        && let Some(policy) = &client.worker.strict_transport_security
-    {
-        headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert_with(|| policy.clone());
-    }
 }
 
 struct Exchange<'a> {
@@ -228,7 +180,8 @@ impl Exchange<'_> {
         let outgoing = Outgoing { request: http::Request::from_parts(head, body), upload };
         let attempts = Attempts { client: self.client, pool: &pool, address: self.address };
         let (response, checkout) = attempts.run(outgoing, record).await?;
-        upgrade::respond(self.client, response, checkout, self.record, upgrade)
+        let idle = pool.backend.policy.timeouts.idle.unwrap_or(worker.settings.timeouts.idle);
+        respond(self.client, response, checkout, self.record, upgrade, idle)
     }
 
     /// RFC 9110 §9.3.7: `OPTIONS *` asks about the server as a whole.
@@ -291,14 +244,6 @@ impl Destination<'_> {
             head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         Ok(())
-    }
-}
-
-fn via(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "1.0 pierhead",
-        Version::HTTP_2 => "2 pierhead",
-        _ => "1.1 pierhead",
     }
 }
 

@@ -16,6 +16,7 @@ mod headers;
 mod io;
 mod listener;
 mod record;
+mod response;
 mod settings;
 mod tls;
 mod upgrade;

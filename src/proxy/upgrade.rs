@@ -1,4 +1,4 @@
-//! The response on its way to the client, and connections that stop speaking HTTP (RFC 9110 §7.8).
+//! Connections that stop speaking HTTP (RFC 9110 §7.8).
 //!
 //! A tunnel opens only on a 101 that matches what the client asked for; nothing else ever makes one.
 
@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Response, StatusCode, Version, header};
+use http::{HeaderValue, Response, Version, header};
 use hyper::{
     body::Incoming,
     upgrade::{OnUpgrade, Upgraded},
@@ -21,40 +21,29 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    Error, body::ResponseBody, clock::millis, connection::Client, exchange::finish_head, headers, record::Record,
+    Error,
+    clock::millis,
+    connection::Client,
+    headers,
+    record::Record,
+    response::{ResponseBody, finish_head},
     upstream::Checkout,
 };
 
 /// Bytes in flight in each direction of a tunnel.
 const TUNNEL_BUFFER: usize = 16 * 1024;
 
-/// Passes the endpoint's response to the client; a matching 101 opens the tunnel.
-pub(super) fn respond(
+/// Passes a 101 to the client and opens the tunnel.
+///
+/// # Errors
+/// [`Error::UpstreamMalformed`] for a 101 that nobody asked for, or for something else: it puts the connection in doubt.
+pub(super) fn open(
     client: &Rc<Client>,
     mut response: Response<Incoming>,
-    mut checkout: Checkout,
+    checkout: Checkout,
     record: &mut Option<Box<Record>>,
     upgrade: Option<(HeaderValue, OnUpgrade)>,
 ) -> Result<Response<ResponseBody>, Error> {
-    let status = response.status().as_u16();
-    let mut take_record = || {
-        let mut record = record.take().ok_or(Error::ClientGone)?;
-        record.status = Some(status);
-        Ok::<_, Error>(record)
-    };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let (mut head, body) = response.into_parts();
-        if headers::is_doubtful(&head.headers) {
-            checkout.retire();
-        }
-        headers::prepare_response(&mut head.headers, head.status)?;
-        finish_head(client, &mut head.headers, head.version);
-        head.version = Version::HTTP_11;
-        let worker = &client.worker;
-        let body = ResponseBody::upstream(body, checkout, take_record()?, &worker.clock, worker.settings.timeouts.idle);
-        return Ok(Response::from_parts(head, body));
-    }
-    // A 101 that nobody asked for, or for something else, puts the connection in doubt.
     let (asked, downstream) = upgrade.ok_or(Error::UpstreamMalformed)?;
     let agreed = response.headers().get(header::UPGRADE).cloned();
     let agreed = agreed
@@ -67,7 +56,9 @@ pub(super) fn respond(
     finish_head(client, &mut head.headers, head.version);
     head.version = Version::HTTP_11;
     checkout.detach();
-    tokio::task::spawn_local(tunnel(Rc::clone(client), downstream, upstream, take_record()?));
+    let mut record = record.take().ok_or(Error::ClientGone)?;
+    record.status = Some(head.status.as_u16());
+    tokio::task::spawn_local(tunnel(Rc::clone(client), downstream, upstream, record));
     Ok(Response::from_parts(head, ResponseBody::none()))
 }
 
