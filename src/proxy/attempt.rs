@@ -3,7 +3,7 @@
 //! Safe is what was provably never sent, or what is idempotent and has no body. The first kind costs the backend nothing
 //! and is bounded by the number of tries; the second is bounded by the backend's retry budget too.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc};
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
@@ -17,7 +17,7 @@ use super::{
     record::Record,
     upstream::{Checkout, Reuse, SendError},
 };
-use crate::routing::{Pool, Selection};
+use crate::routing::{Lease, Pool, Selection};
 
 /// Tries in all.
 const MAX_TRIES: u32 = 3;
@@ -83,18 +83,23 @@ impl Attempts<'_> {
             record.attempts += 1;
             let lease = self.pool.pick(&self.selection(&tried))?;
             let endpoint = Arc::clone(lease.endpoint());
-            record.lease = Some(lease);
+            let lease = record.lease.insert(lease);
             let mut checkout = match upstreams.checkout(self.pool, &endpoint, reuse, self.client.peer).await {
                 Ok(checkout) => checkout,
                 Err(error) => {
+                    self.failed(lease, error);
                     self.may_follow(error, record.attempts, true)?;
                     tried.push(endpoint.id);
                     continue;
                 }
             };
             let spare = Spare::of(&outgoing);
+            let asked = Instant::now();
             let error = match self.send(&mut checkout, outgoing).await {
-                Ok(response) => return Ok((response, checkout)),
+                Ok(response) => {
+                    lease.answered(response.status().as_u16(), asked.elapsed(), self.client.worker.clock.now());
+                    return Ok((response, checkout));
+                }
                 Err((SendError { unsent: Some(request), .. }, upload)) if record.attempts < MAX_TRIES => {
                     // The idle connection was closed under us, so others may be stale too: a new one from here on.
                     outgoing = Outgoing { request, upload };
@@ -103,6 +108,7 @@ impl Attempts<'_> {
                 }
                 Err((failed, _)) => failed.error,
             };
+            self.failed(lease, error);
             self.may_follow(error, record.attempts, spare.is_some())?;
             let Some(spare) = spare else { return Err(error) };
             outgoing = Outgoing { request: spare.into_request(), upload: None };
@@ -115,6 +121,13 @@ impl Attempts<'_> {
         let worker = &self.client.worker;
         let (thread, now) = (worker.thread, worker.clock.now());
         Selection { thread, now, client: self.address, key: None, session: None, tried }
+    }
+
+    /// Tells the pool of a try that failed by the fault of its endpoint.
+    fn failed(&self, lease: &Lease, error: Error) {
+        if error.is_of_endpoint() {
+            lease.failed(self.client.worker.clock.now());
+        }
     }
 
     /// Passes when another attempt may follow this failure, else fails with it.

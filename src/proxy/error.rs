@@ -160,6 +160,19 @@ impl Error {
         }
     }
 
+    /// Whether it tells of the endpoint that was tried: not of the client, and not of limits of our own.
+    pub(super) fn is_of_endpoint(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectFailed
+                | Self::ConnectTimeout
+                | Self::UpstreamTls
+                | Self::UpstreamReset
+                | Self::UpstreamMalformed
+                | Self::ResponseTimeout
+        )
+    }
+
     /// Whether an HTTP/1.1 connection ends with the answer: what follows such a request cannot be trusted either.
     pub(super) fn ends_connection(self) -> bool {
         matches!(
