@@ -17,14 +17,15 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin,
+    admin, health,
+    model::Backend,
     proxy::{Proxy, Running},
     routing::Live,
     settings::{Drain, Settings, Sources},
@@ -101,11 +102,14 @@ impl App {
         let mut signals = Signals::listen()?;
         self.spawn_admin(admin)?;
         let updates = self.spawn_sources(settings.sources).await?;
-        let (first, published) = oneshot::channel();
-        let publish = publish::run(updates, self.live.clone(), Arc::clone(&self.metrics), first);
+        let (first, in_force) = oneshot::channel();
+        let published = Arc::new(Notify::new());
+        let metrics = Arc::clone(&self.metrics);
+        let publish = publish::run(updates, self.live.clone(), metrics, first, Arc::clone(&published));
         self.spawn("publisher", until_end(publish));
+        self.spawn_health(published, proxy.own_ports());
         tokio::select! {
-            Ok(()) = published => {}
+            Ok(()) = in_force => {}
             Some(ended) = self.tasks.join_next() => {
                 let error = too_early(ended);
                 self.end().await;
@@ -169,6 +173,15 @@ impl App {
         let stop = self.stop.clone();
         self.spawn("admin port", async { Ok(admin::serve(listener, state, stop).await?) });
         Ok(())
+    }
+
+    fn spawn_health(&mut self, published: Arc<Notify>, own_ports: Arc<[u16]>) {
+        let prepare = move |backend: &Backend| {
+            let prober = Arc::new(health::Prober::new(backend, Arc::clone(&own_ports)));
+            move |backend, address| Arc::clone(&prober).probe(backend, address)
+        };
+        let (process, stop) = (Arc::clone(&self.metrics.process), self.stop.clone());
+        self.spawn("health checks", until_end(health::run(self.live.clone(), process, published, prepare, stop)));
     }
 
     /// Starts every source and their merge; what is merged comes out.

@@ -11,6 +11,7 @@
 //! | [`sources`] | Kubernetes API, manifest files and flags, compiled into the model |
 //! | [`routing`] | the model, indexed and joined with live state |
 //! | [`transport`] | connections to endpoints |
+//! | [`health`] | probes endpoints and tells `routing` which are fit |
 //! | [`proxy`], [`admin`] | serve traffic; tell operators about it |
 //! | [`app`], [`cli`] | wire the halves together |
 
@@ -19,6 +20,7 @@ pub mod app;
 pub mod balance;
 pub mod cli;
 pub mod filters;
+pub mod health;
 pub mod matching;
 pub mod model;
 pub mod proxy;

@@ -17,11 +17,12 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("sources", &["matching", "filters", "balance", "model", "telemetry"]),
     ("routing", &["matching", "filters", "balance", "model", "telemetry"]),
     ("transport", &["model"]),
+    ("health", &["model", "telemetry", "routing", "transport"]),
     ("proxy", &["matching", "filters", "balance", "model", "telemetry", "routing", "transport"]),
     ("admin", &["matching", "model", "telemetry", "routing"]),
     // These wire the halves together and may see everything.
     ("settings", &["sources", "routing", "proxy", "admin", "telemetry", "model"]),
-    ("app", &["model", "telemetry", "sources", "routing", "proxy", "admin", "settings"]),
+    ("app", &["model", "telemetry", "sources", "routing", "health", "proxy", "admin", "settings"]),
     ("cli", &["model", "telemetry", "sources", "routing", "proxy", "admin", "settings", "app"]),
 ];
 

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -15,14 +15,21 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Publishes until the sources are gone; `first` is told when something is in force.
-pub(super) async fn run(mut updates: Updates, live: Live, metrics: Arc<Metrics>, first: oneshot::Sender<()>) {
+/// Publishes until the sources are gone; `first` is told when something is in force, `published` each time.
+pub(super) async fn run(
+    mut updates: Updates,
+    live: Live,
+    metrics: Arc<Metrics>,
+    first: oneshot::Sender<()>,
+    published: Arc<Notify>,
+) {
     let mut first = Some(first);
     let mut known = BTreeSet::new();
     loop {
         let compiled = updates.borrow_and_update().clone();
         if let Some(compiled) = compiled {
             publish(&live, &metrics, Arc::clone(&compiled)).await;
+            published.notify_one();
             known = tell(&compiled.problems, &known);
             if let Some(first) = first.take() {
                 // Nobody waits any more when the process is already ending.

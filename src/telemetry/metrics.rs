@@ -100,6 +100,10 @@ pub struct Process {
     pub handshake_failures: AtomicU64,
     /// Requests answered by ourselves, by one-word reason.
     answers: Mutex<HashMap<&'static str, u64>>,
+    /// Health probes that passed.
+    pub probes_passed: AtomicU64,
+    /// Health probes that failed.
+    pub probes_failed: AtomicU64,
     /// Configurations published.
     pub config_publishes: AtomicU64,
     /// Problems in the configuration in force.
@@ -235,6 +239,12 @@ impl Collector for Process {
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value.load(Ordering::Relaxed));
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        let mut family =
+            encoder.encode_descriptor("health_probes", "Health probes by result", None, MetricType::Counter)?;
+        for (result, value) in [("pass", &self.probes_passed), ("failure", &self.probes_failed)] {
+            let counter = ConstCounter::new(value.load(Ordering::Relaxed));
+            counter.encode(family.encode_family(&[("result", result)])?)?;
         }
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let mut answers: Vec<_> = answers.iter().collect();
