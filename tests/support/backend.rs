@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -36,7 +36,9 @@ type Body = BoxBody<Bytes, Infallible>;
 /// A backend on a loopback port of its own.
 ///
 /// It answers with what it saw as JSON, except for paths that begin with `/status/N`, `/slow` (until [`Backend::release`]),
-/// `/trailers`, `/stream/BYTES`, `/chunked`, `/refuse-upgrade` and WebSocket handshakes, which it echoes.
+/// `/trailers`, `/stream/BYTES`, `/chunked`, `/refuse-upgrade` and WebSocket handshakes, which it echoes. Health checks, for
+/// `/healthz` or by gRPC, get what [`Backend::set_health`] says; all others wait for [`Backend::set_delay`] and fail with
+/// [`Backend::set_failure`].
 #[derive(Clone)]
 pub struct Backend {
     /// Name in its answers.
@@ -53,6 +55,12 @@ struct State {
     /// Requests under way; one that is cancelled leaves too.
     waiting: AtomicUsize,
     released: watch::Sender<bool>,
+    /// Milliseconds that each answer takes.
+    delay: AtomicU64,
+    /// Status of each answer; zero for what the path says.
+    failure: AtomicU16,
+    /// Status of answers to health checks; zero for 200.
+    health: AtomicU16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,6 +155,15 @@ impl Backend {
     }
 
     async fn answer_to(&self, path: &str, seen: Value, body: Bytes) -> Response<Body> {
+        match path {
+            "/healthz" => return text(self.health(), self.name),
+            "/grpc.health.v1.Health/Check" => return grpc_health(&body, self.health()),
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(self.state.delay.load(Ordering::SeqCst))).await;
+        if let Ok(failure) = StatusCode::from_u16(self.state.failure.load(Ordering::SeqCst)) {
+            return text(failure, self.name);
+        }
         let mut segments = path.split('/').skip(1);
         match (segments.next().unwrap_or_default(), segments.next()) {
             ("status", Some(status)) => text(StatusCode::from_bytes(status.as_bytes()).unwrap(), self.name),
@@ -183,6 +200,34 @@ impl Backend {
     /// Every request seen so far.
     pub fn seen(&self) -> Vec<Value> {
         self.state.seen.lock().unwrap().clone()
+    }
+
+    /// Health checks seen so far.
+    pub fn probes(&self) -> Vec<Value> {
+        let is_probe = |seen: &Value| {
+            let path = seen["path"].as_str().unwrap();
+            path.starts_with("/healthz") || path.starts_with("/grpc.health.v1.Health/")
+        };
+        self.seen().into_iter().filter(is_probe).collect()
+    }
+
+    /// Answers to health checks have this status from now on; 200 is healthy, for gRPC too.
+    pub fn set_health(&self, status: u16) {
+        self.state.health.store(status, Ordering::SeqCst);
+    }
+
+    fn health(&self) -> StatusCode {
+        StatusCode::from_u16(self.state.health.load(Ordering::SeqCst)).unwrap_or(StatusCode::OK)
+    }
+
+    /// Each answer takes so long from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.delay.store(delay.as_millis().try_into().unwrap(), Ordering::SeqCst);
+    }
+
+    /// Each answer has this status from now on; None for what the path says.
+    pub fn set_failure(&self, status: Option<u16>) {
+        self.state.failure.store(status.unwrap_or_default(), Ordering::SeqCst);
     }
 
     /// Connections accepted so far.
@@ -241,6 +286,29 @@ fn trailers(body: Bytes) -> Response<Body> {
         .header(header::CONTENT_TYPE, "application/grpc")
         .body(frames([Frame::data(body), Frame::trailers(trailers)]))
         .unwrap()
+}
+
+/// An answer to `grpc.health.v1.Health/Check`: the server as a whole and the service `shop` are SERVING with 200 and
+/// NOT_SERVING otherwise; others are NOT_FOUND. 501 stands for a server without the service.
+fn grpc_health(request: &[u8], health: StatusCode) -> Response<Body> {
+    let is_known = matches!(request, [0, 0, 0, 0, 0] | [0, 0, 0, 0, 6, 0x0a, 4, b's', b'h', b'o', b'p']);
+    let status = match health {
+        StatusCode::NOT_IMPLEMENTED => "12",
+        _ if !is_known => "5",
+        _ => "0",
+    };
+    let serving = if health == StatusCode::OK { 1 } else { 2 };
+    let trailers =
+        HeaderMap::from_iter([(header::HeaderName::from_static("grpc-status"), HeaderValue::from_static(status))]);
+    let response = Response::builder().header(header::CONTENT_TYPE, "application/grpc");
+    if status != "0" {
+        // Trailers-Only, as servers answer what fails at once.
+        let mut response = response.body(Full::default().boxed()).unwrap();
+        response.headers_mut().extend(trailers);
+        return response;
+    }
+    let message = Bytes::from(vec![0, 0, 0, 0, 2, 8, serving]);
+    response.body(frames([Frame::data(message), Frame::trailers(trailers)])).unwrap()
 }
 
 fn chunked() -> Response<Body> {
