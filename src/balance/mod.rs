@@ -4,7 +4,10 @@
 //! closed.
 
 mod outlier;
+mod peak_ewma;
+mod rendezvous;
 mod retry_budget;
+mod slow_start;
 
 use std::{
     num::{NonZeroU8, NonZeroU32},
@@ -14,7 +17,10 @@ use std::{
 use serde::Serialize;
 
 pub use outlier::OutlierDetection;
+pub use peak_ewma::PeakEwma;
+pub use rendezvous::subset;
 pub use retry_budget::{RetryBudget, RetrySpending};
+pub use slow_start::ramp;
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -82,18 +88,19 @@ pub struct Draw<'a> {
 #[derive(Debug)]
 pub struct Balancer {
     strategy: Strategy,
-    members: Vec<Member>,
+    identities: Vec<u64>,
 }
 
 impl Balancer {
     /// Prepares a strategy for these endpoints.
     pub fn build(strategy: Strategy, members: Vec<Member>) -> Self {
-        Self { strategy, members }
+        let identities = members.iter().map(|member| member.identity).collect();
+        Self { strategy, identities }
     }
 
     /// Chooses an open candidate; None when all are closed.
     pub fn choose(&self, candidates: &impl Candidates, draw: Draw<'_>) -> Option<usize> {
-        let len = self.members.len();
+        let len = self.identities.len();
         if len == 0 {
             return None;
         }
@@ -119,9 +126,7 @@ impl Balancer {
     /// The open candidate of highest random weight for a key (rendezvous hashing): when an endpoint goes, only its keys
     /// move.
     pub fn rendezvous(&self, candidates: &impl Candidates, key: u64) -> Option<usize> {
-        (0..self.members.len())
-            .filter(|&index| candidates.is_open(index))
-            .max_by_key(|&index| xxhash_rust::xxh3::xxh3_64_with_seed(&self.members[index].identity.to_be_bytes(), key))
+        rendezvous::choose(&self.identities, |index| candidates.is_open(index), key)
     }
 }
 
