@@ -11,5 +11,5 @@ mod snapshot;
 pub use certificates::Certificates;
 pub use hosts::{HostRoutes, Hosts};
 pub use live::{Live, Reader};
-pub use pool::{EndpointState, Lease, Permit, Pool, Selection, Unpickable};
+pub use pool::{EndpointState, Lease, Permit, Pool, Selection, Slot, Slots, Unpickable};
 pub use snapshot::{Entry, Snapshot, Target};

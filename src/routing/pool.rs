@@ -1,6 +1,7 @@
 //! The endpoints of a backend with what is known of them: shared by all threads, carried from snapshot to snapshot.
 
 mod endpoint;
+mod slots;
 
 use std::{
     net::IpAddr,
@@ -10,7 +11,10 @@ use std::{
     },
 };
 
-pub use self::endpoint::{EndpointState, Lease};
+pub use self::{
+    endpoint::{EndpointState, Lease},
+    slots::{Slot, Slots},
+};
 use crate::{
     balance::{Balancer, Candidates, Draw, Member, RetrySpending},
     model::Backend,

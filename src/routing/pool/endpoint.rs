@@ -10,6 +10,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
+use super::Slots;
 use crate::model::Address;
 
 /// What is known of one endpoint of a backend. All threads share it, and it outlives snapshots for as long as its backend
@@ -22,6 +23,8 @@ pub struct EndpointState {
     pub address: Address,
     /// Hash of the address: the same in every process.
     pub identity: u64,
+    /// Connections to it.
+    pub slots: Arc<Slots>,
     in_flight: AtomicU32,
     passes_probes: AtomicBool,
     probe_failure: ArcSwapOption<String>,
@@ -34,6 +37,7 @@ impl EndpointState {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             identity: xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()),
             address,
+            slots: Arc::default(),
             in_flight: AtomicU32::new(0),
             passes_probes: AtomicBool::new(true),
             probe_failure: ArcSwapOption::empty(),
