@@ -15,7 +15,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::transport::Transport;
+use crate::{routing::Slot, transport::Transport};
 
 /// Bytes an endpoint may send before its response head is complete. The head itself is bounded by hyper; what comes with
 /// it of the content is read in the same turn, and hyper buffers far less than this.
@@ -58,11 +58,13 @@ impl Unanswered {
 pub(super) struct Bounded {
     transport: Transport,
     unanswered: Unanswered,
+    /// It counts among those of its endpoint for as long as it is open, whatever it is used for.
+    _slot: Slot,
 }
 
 impl Bounded {
-    pub(super) fn new(transport: Transport, unanswered: Unanswered) -> Self {
-        Self { transport, unanswered }
+    pub(super) fn new(transport: Transport, unanswered: Unanswered, slot: Slot) -> Self {
+        Self { transport, unanswered, _slot: slot }
     }
 }
 

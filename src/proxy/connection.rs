@@ -81,7 +81,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
 }
 
 /// The two ends of a client connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Peer {
     /// Address and port of the client.
     pub(super) source: SocketAddr,
@@ -185,6 +185,12 @@ impl Client {
             Some(at) => due.min((at, Overdue::Write)),
             None => due,
         }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.worker.upstreams.forget(&self.peer);
     }
 }
 

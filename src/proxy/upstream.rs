@@ -1,42 +1,38 @@
-//! Connections to endpoints: one pool per thread, keyed by endpoint, without locks.
+//! Connections to endpoints: one pool per thread, keyed by endpoint and by how it is spoken to, without locks.
 //!
 //! HTTP/1.1 connections serve one request at a time and wait in a list, last in first out; HTTP/2 connections are shared.
-//! A connection goes back only when request and response are complete; in doubt it is closed.
+//! A connection goes back only when request and response are complete; in doubt it is closed. One that was opened with a
+//! PROXY header serves only the client that the header names, and is closed with that client's connection.
+//!
+//! Threads share nothing but counts ([`Slots`]): where those are at a limit, a request waits until a connection of its
+//! own thread is given back, or one of any thread is closed for it.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+mod checkout;
+mod kept;
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
 use foldhash::fast::RandomState;
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::task::AbortHandle;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
+pub(super) use self::checkout::{Checkout, SendError};
+use self::kept::{Exclusive, Kept, Kind, Shared, Stream, Terms};
 use super::{
     Error,
-    body::{RequestBody, Upload},
     bounded::{Bounded, Unanswered},
-    clock::{Clock, Moment, millis},
+    clock::{Clock, Moment},
     connection::{LocalExecutor, Peer},
 };
 use crate::{
-    routing::{EndpointState, Pool},
+    routing::{EndpointState, Pool, Slot, Slots},
     transport::{Dialer, Transport},
 };
 
-/// Idle HTTP/1.1 connections kept for one endpoint by one thread.
-const MAX_IDLE: usize = 128;
-/// Streams given to one HTTP/2 connection before another is opened: below what servers commonly allow.
-const MAX_STREAMS: usize = 100;
 /// Largest response head in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// HTTP/2 flow control windows in bytes: what an endpoint may send before we have passed it on.
@@ -45,84 +41,44 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// HTTP/2 pings tell a dead connection from an idle one.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a way of dialling is remembered after its last use, in milliseconds.
+const DIALER_REST: Moment = 5 * 60 * 1000;
 
 /// The connections of one thread.
 #[derive(Debug)]
 pub(super) struct Upstreams {
-    endpoints: RefCell<HashMap<Key, Endpoint, RandomState>>,
-    dialers: RefCell<HashMap<Way, Rc<Dialer>, RandomState>>,
+    /// Those that serve anybody.
+    common: RefCell<ByKey>,
+    /// Those that serve one client.
+    bound: RefCell<HashMap<Peer, ByKey, RandomState>>,
+    dialers: RefCell<HashMap<Way, (Rc<Dialer>, Moment), RandomState>>,
     clock: Clock,
-    keep_alive: Moment,
+    keep_alive: Duration,
     own_ports: Arc<[u16]>,
 }
 
+type ByKey = HashMap<Key, Kept, RandomState>;
 /// An endpoint and [`Pool::transport_id`].
 type Key = (u64, u64);
 /// [`Pool::transport_id`] and what else dialling depends on.
 type Way = (u64, Option<Duration>);
 
-#[derive(Debug, Default)]
-struct Endpoint {
-    idle: Vec<Idle>,
-    shared: Vec<Shared>,
-    /// Held while an HTTP/2 connection is being opened, so that a burst opens one and not one a request.
-    opening: Rc<tokio::sync::Mutex<()>>,
-}
-
+/// Where the connections of a checkout are kept.
 #[derive(Debug)]
-struct Idle {
-    connection: Exclusive,
-    since: Moment,
+struct Place {
+    key: Key,
+    /// The client that they serve; None for those that serve anybody.
+    client: Option<Box<Peer>>,
 }
 
-/// An HTTP/1.1 connection; dropping it closes it.
-#[derive(Debug)]
-struct Exclusive {
-    sender: http1::SendRequest<RequestBody>,
-    unanswered: Unanswered,
-    /// The task that reads and writes it; None once the connection has become a tunnel.
-    task: Option<AbortHandle>,
-}
-
-impl Drop for Exclusive {
-    fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
-    }
-}
-
-/// An HTTP/2 connection.
-#[derive(Clone, Debug)]
-struct Shared {
-    sender: http2::SendRequest<RequestBody>,
-    streams: Rc<Cell<usize>>,
-    since: Rc<Cell<Moment>>,
-}
-
-/// A connection for one request. Unless it is given back, it is closed (HTTP/1.1) or the stream is reset (HTTP/2).
-#[derive(Debug)]
-pub(super) struct Checkout {
-    kind: Kind,
-    upstreams: Rc<Upstreams>,
-    endpoint: Key,
-    upload: Option<Rc<Upload>>,
-    retired: bool,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Exclusive(Option<Exclusive>),
-    Shared(Shared),
-}
-
-/// A request that was not answered.
-#[derive(Debug)]
-pub(super) struct SendError {
-    /// Why.
-    pub(super) error: Error,
-    /// The request, when no byte of it was written.
-    pub(super) unsent: Option<Request<RequestBody>>,
+/// What a connection is opened for.
+struct Opening<'a> {
+    pool: &'a Pool,
+    endpoint: &'a EndpointState,
+    place: &'a Place,
+    peer: Peer,
+    terms: Terms,
+    deadline: Instant,
 }
 
 /// Whether a pooled connection will do.
@@ -135,13 +91,24 @@ pub(super) enum Reuse {
 }
 
 impl Upstreams {
-    /// No connections yet. `own_ports` are those of this process.
+    /// No connections yet. Idle ones are kept for `keep_alive`, unless a policy says otherwise. `own_ports` are those of
+    /// this process.
     pub(super) fn new(clock: Clock, keep_alive: Duration, own_ports: Arc<[u16]>) -> Rc<Self> {
-        let keep_alive = millis(keep_alive);
-        Rc::new(Self { endpoints: RefCell::default(), dialers: RefCell::default(), clock, keep_alive, own_ports })
+        Rc::new(Self {
+            common: RefCell::default(),
+            bound: RefCell::default(),
+            dialers: RefCell::default(),
+            clock,
+            keep_alive,
+            own_ports,
+        })
     }
 
     /// Gives a connection to the endpoint of the pool, opened within its connect timeout if there is none.
+    ///
+    /// # Errors
+    /// [`Error::ConnectionLimit`] when the endpoint has as many connections as its policy allows and none came free in
+    /// that time; others when none could be opened.
     pub(super) async fn checkout(
         self: &Rc<Self>,
         pool: &Pool,
@@ -149,58 +116,105 @@ impl Upstreams {
         reuse: Reuse,
         peer: Peer,
     ) -> Result<Checkout, Error> {
-        let (protocol, connect_timeout) = (pool.backend.protocol, pool.backend.policy.timeouts.connect);
-        let key = (endpoint.id, pool.transport_id);
-        let opening = Opening { dialer: self.dialer(pool), endpoint, peer };
-        let kind = if protocol.is_http2() {
-            // The limit holds for the turn in the queue too: one connection is opened at a time.
-            Kind::Shared(Box::pin(within(connect_timeout, self.shared(key, &opening, reuse))).await?)
+        let is_bound = pool.backend.policy.proxy_protocol.is_some();
+        let place = Place { key: (endpoint.id, pool.transport_id), client: is_bound.then(|| Box::new(peer)) };
+        let terms = Terms::of(&pool.backend.policy.connections, &endpoint.address, self.keep_alive);
+        let is_http2 = pool.backend.protocol.is_http2();
+        let kept = if reuse == Reuse::Never {
+            None
+        } else if is_http2 {
+            self.vacant(&place, &terms).map(Kind::Shared)
         } else {
-            let idle = if reuse == Reuse::Idle { self.idle(key) } else { None };
-            Kind::Exclusive(Some(match idle {
-                Some(connection) => connection,
-                // Boxed: opening is rare, and its state would be copied around with every request.
-                None => Box::pin(within(connect_timeout, self.open_http1(&opening))).await?,
-            }))
+            self.idle(&place, &terms).map(|connection| Kind::Exclusive(Some(connection)))
         };
-        Ok(Checkout { kind, upstreams: Rc::clone(self), endpoint: key, upload: None, retired: false })
+        let kind = if let Some(kind) = kept {
+            kind
+        } else {
+            let deadline = Instant::now() + pool.backend.policy.timeouts.connect;
+            let opening = Opening { pool, endpoint, place: &place, peer, terms, deadline };
+            // Boxed: opening is rare, and its state would be copied around with every request.
+            if is_http2 {
+                Kind::Shared(Box::pin(self.shared(&opening)).await?)
+            } else {
+                Kind::Exclusive(Some(Box::pin(self.exclusive(&opening)).await?))
+            }
+        };
+        Ok(Checkout::new(kind, Rc::clone(self), place))
     }
 
-    /// The latest idle connection that still looks alive.
-    fn idle(&self, endpoint: Key) -> Option<Exclusive> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let idle = &mut endpoints.get_mut(&endpoint)?.idle;
-        while let Some(mut candidate) = idle.pop() {
-            let mut context = Context::from_waker(Waker::noop());
-            if let Poll::Ready(Ok(())) = candidate.connection.sender.poll_ready(&mut context) {
-                return Some(candidate.connection);
+    /// Works on what is kept at a place.
+    fn kept<T>(&self, place: &Place, work: impl FnOnce(&mut Kept) -> T) -> T {
+        match &place.client {
+            None => work(self.common.borrow_mut().entry(place.key).or_default()),
+            Some(client) => work(self.bound.borrow_mut().entry(**client).or_default().entry(place.key).or_default()),
+        }
+    }
+
+    fn idle(&self, place: &Place, terms: &Terms) -> Option<Box<Exclusive>> {
+        self.kept(place, |kept| kept.idle(terms, self.clock.now()))
+    }
+
+    fn vacant(&self, place: &Place, terms: &Terms) -> Option<Stream> {
+        self.kept(place, |kept| kept.vacant(terms, self.clock.now()))
+    }
+
+    /// A new HTTP/1.1 connection, or one that came free while there was no slot for one.
+    async fn exclusive(&self, opening: &Opening<'_>) -> Result<Box<Exclusive>, Error> {
+        loop {
+            match self.slot(opening).await? {
+                Granted::Slot(slot) => return within(opening.deadline, self.open_http1(opening, slot)).await,
+                Granted::Given(Kind::Exclusive(Some(mut connection))) => {
+                    if timeout_at(opening.deadline, connection.ready()).await == Ok(true) {
+                        return Ok(connection);
+                    }
+                }
+                Granted::Given(_) => {}
             }
         }
-        None
     }
 
-    async fn shared(&self, key: Key, opening: &Opening<'_>, reuse: Reuse) -> Result<Shared, Error> {
-        let existing = || self.endpoints.borrow_mut().entry(key).or_default().vacant();
-        if reuse == Reuse::Idle
-            && let Some(shared) = existing()
-        {
-            return Ok(shared);
+    /// A stream of a new HTTP/2 connection, or of one that had room first.
+    async fn shared(&self, opening: &Opening<'_>) -> Result<Stream, Error> {
+        let turn = self.kept(opening.place, |kept| Rc::clone(&kept.opening));
+        // One connection is opened at a time; the limit of time holds for the wait too.
+        let Ok(_turn) = timeout_at(opening.deadline, turn.lock()).await else {
+            let is_full = opening.endpoint.slots.is_full(opening.max_connections());
+            return Err(if is_full { Error::ConnectionLimit } else { Error::ConnectTimeout });
+        };
+        loop {
+            if let Some(stream) = self.vacant(opening.place, &opening.terms) {
+                return Ok(stream);
+            }
+            match self.slot(opening).await? {
+                Granted::Slot(slot) => {
+                    let shared = within(opening.deadline, self.open_http2(opening, slot)).await?;
+                    return Ok(self.kept(opening.place, |kept| kept.share(shared)));
+                }
+                Granted::Given(Kind::Shared(stream)) => return Ok(stream),
+                Granted::Given(_) => {}
+            }
         }
-        let turn = Rc::clone(&self.endpoints.borrow_mut().entry(key).or_default().opening);
-        let _turn = turn.lock().await;
-        if let Some(shared) = existing() {
-            return Ok(shared);
-        }
-        let sender = self.open_http2(opening).await?;
-        let shared = Shared { sender, streams: Rc::default(), since: Rc::new(Cell::new(self.clock.now())) };
-        shared.streams.set(1);
-        self.endpoints.borrow_mut().entry(key).or_default().shared.push(shared.clone());
-        Ok(shared)
     }
 
-    async fn open_http1(&self, opening: &Opening<'_>) -> Result<Exclusive, Error> {
+    /// Waits until one more connection may be opened, or one of this thread is given back.
+    async fn slot(&self, opening: &Opening<'_>) -> Result<Granted, Error> {
+        let (slots, limit) = (&opening.endpoint.slots, opening.max_connections());
+        if let Some(slot) = slots.take(limit) {
+            return Ok(Granted::Slot(slot));
+        }
+        let (sender, given) = oneshot::channel();
+        self.kept(opening.place, |kept| kept.wait(sender));
+        tokio::select! {
+            biased;
+            Ok(kind) = given => Ok(Granted::Given(kind)),
+            slot = slots.wait(limit) => Ok(Granted::Slot(slot)),
+            () = tokio::time::sleep_until(opening.deadline) => Err(Error::ConnectionLimit),
+        }
+    }
+
+    async fn open_http1(&self, opening: &Opening<'_>, slot: Slot) -> Result<Box<Exclusive>, Error> {
         let unanswered = Unanswered::new();
-        let transport = Bounded::new(opening.dial().await?, unanswered.clone());
+        let transport = Bounded::new(self.dial(opening).await?, unanswered.clone(), slot);
         let mut builder = http1::Builder::new();
         builder.max_header_size(MAX_HEAD);
         let (sender, connection) =
@@ -209,11 +223,14 @@ impl Upstreams {
             // Its errors reach the request, or concern nobody.
             let _ended = connection.with_upgrades().await;
         });
-        Ok(Exclusive { sender, unanswered, task: Some(task.abort_handle()) })
+        let slots = Arc::clone(&opening.endpoint.slots);
+        let (terms, now) = (opening.terms, self.clock.now());
+        Ok(Box::new(Exclusive::new(sender, unanswered, task.abort_handle(), slots, terms, now)))
     }
 
-    async fn open_http2(&self, opening: &Opening<'_>) -> Result<http2::SendRequest<RequestBody>, Error> {
-        let transport = opening.dial().await?;
+    async fn open_http2(&self, opening: &Opening<'_>, slot: Slot) -> Result<Shared, Error> {
+        // Its streams have windows of their own.
+        let transport = Bounded::new(self.dial(opening).await?, Unanswered::new(), slot);
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_INTERVAL)
@@ -227,131 +244,70 @@ impl Upstreams {
         tokio::task::spawn_local(async move {
             let _ended = connection.await;
         });
-        Ok(sender)
+        Ok(Shared::new(sender, Arc::clone(&opening.endpoint.slots), opening.terms, self.clock.clone()))
+    }
+
+    async fn dial(&self, opening: &Opening<'_>) -> Result<Transport, Error> {
+        let address = &opening.endpoint.address;
+        self.dialer(opening.pool).dial(address, opening.peer.into()).await.map_err(|error| {
+            tracing::debug!(endpoint = %address, error = &error as &dyn std::error::Error, "no connection");
+            error.into()
+        })
     }
 
     fn dialer(&self, pool: &Pool) -> Rc<Dialer> {
         let (policy, own_ports) = (&pool.backend.policy, &self.own_ports);
-        let build = || Rc::new(Dialer::build(policy, pool.backend.protocol, Arc::clone(own_ports)));
+        let build = || (Rc::new(Dialer::build(policy, pool.backend.protocol, Arc::clone(own_ports))), 0);
         let mut dialers = self.dialers.borrow_mut();
-        Rc::clone(dialers.entry((pool.transport_id, policy.connections.tcp_keepalive)).or_insert_with(build))
+        let way = (pool.transport_id, policy.connections.tcp_keepalive);
+        let (dialer, used) = dialers.entry(way).or_insert_with(build);
+        *used = self.clock.now();
+        Rc::clone(dialer)
+    }
+
+    /// Closes what idles where requests, of any thread, wait for a connection.
+    pub(super) fn make_room(&self) {
+        if !Slots::somebody_waits() {
+            return;
+        }
+        let bound = &mut *self.bound.borrow_mut();
+        for kept in self.common.borrow_mut().values_mut().chain(bound.values_mut().flat_map(HashMap::values_mut)) {
+            kept.make_room();
+        }
     }
 
     /// Closes what has been idle for too long or is closed, and forgets endpoints without connections.
     pub(super) fn purge(&self) {
         let now = self.clock.now();
-        let fresh = |since: Moment| now.saturating_sub(since) < self.keep_alive;
-        self.endpoints.borrow_mut().retain(|_, endpoint| {
-            endpoint.idle.retain(|idle| fresh(idle.since) && !idle.connection.sender.is_closed());
-            endpoint
-                .shared
-                .retain(|shared| (shared.streams.get() > 0 || fresh(shared.since.get())) && !shared.sender.is_closed());
-            let in_use = Rc::strong_count(&endpoint.opening) > 1;
-            in_use || !endpoint.idle.is_empty() || !endpoint.shared.is_empty()
+        self.common.borrow_mut().retain(|_, kept| kept.purge(now));
+        self.bound.borrow_mut().retain(|_, of_client| {
+            of_client.retain(|_, kept| kept.purge(now));
+            !of_client.is_empty()
         });
+        self.dialers.borrow_mut().retain(|_, (_, used)| now.saturating_sub(*used) < DIALER_REST);
+    }
+
+    /// Closes the connections that serve a client that is gone.
+    pub(super) fn forget(&self, client: &Peer) {
+        // Taken out first: closing a connection may come back here.
+        let _closed = self.bound.borrow_mut().remove(client);
     }
 }
 
-/// What a connection is opened with.
-struct Opening<'a> {
-    dialer: Rc<Dialer>,
-    endpoint: &'a EndpointState,
-    peer: Peer,
+/// What a request that needs a connection gets.
+enum Granted {
+    /// It may open one.
+    Slot(Slot),
+    /// One that has come free.
+    Given(Kind),
 }
 
 impl Opening<'_> {
-    async fn dial(&self) -> Result<Transport, Error> {
-        self.dialer.dial(&self.endpoint.address, self.peer.into()).await.map_err(|error| {
-            tracing::debug!(endpoint = %self.endpoint.address, error = &error as &dyn std::error::Error, "not connected");
-            error.into()
-        })
+    fn max_connections(&self) -> Option<std::num::NonZeroU32> {
+        self.pool.backend.policy.connections.max_per_endpoint
     }
 }
 
-impl Endpoint {
-    /// An HTTP/2 connection with room for a stream, which is taken.
-    fn vacant(&mut self) -> Option<Shared> {
-        self.shared.retain(|shared| !shared.sender.is_closed());
-        let shared = self.shared.iter().find(|shared| shared.streams.get() < MAX_STREAMS)?;
-        shared.streams.set(shared.streams.get() + 1);
-        Some(shared.clone())
-    }
-}
-
-impl Checkout {
-    /// Sends the request and waits for the response head.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        upload: Option<Rc<Upload>>,
-    ) -> Result<Response<Incoming>, SendError> {
-        self.upload = upload;
-        let sent = match &mut self.kind {
-            Kind::Exclusive(Some(connection)) => {
-                connection.unanswered.asked();
-                let sent = connection.sender.try_send_request(request).await;
-                connection.unanswered.answered();
-                sent
-            }
-            Kind::Shared(shared) => shared.sender.try_send_request(request).await,
-            Kind::Exclusive(None) => return Err(SendError { error: Error::UpstreamReset, unsent: Some(request) }),
-        };
-        sent.map_err(|mut failed| {
-            let unsent = failed.take_message();
-            SendError { error: self.classify(failed.error()), unsent }
-        })
-    }
-
-    fn classify(&self, error: &hyper::Error) -> Error {
-        if let Some(failure) = self.upload.as_ref().and_then(|upload| upload.failure.get()) {
-            return failure;
-        }
-        let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-        let is_endless = source.is_some_and(|source| source.kind() == std::io::ErrorKind::InvalidData);
-        if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() || is_endless {
-            return Error::UpstreamMalformed;
-        }
-        Error::UpstreamReset
-    }
-
-    /// The connection serves no other request, whatever becomes of this one.
-    pub(super) fn retire(&mut self) {
-        self.retired = true;
-    }
-
-    /// The response is read to its end: the connection may serve the next request, if the request was sent to its end.
-    pub(super) fn give_back(mut self) {
-        let sent = self.upload.as_ref().is_none_or(|upload| upload.ended.get());
-        let Kind::Exclusive(connection) = &mut self.kind else { return };
-        let Some(connection) = connection.take() else { return };
-        if !sent || self.retired || connection.sender.is_closed() {
-            return; // hyper neither closes nor reuses it by itself (hyper#4176)
-        }
-        let since = self.upstreams.clock.now();
-        let mut endpoints = self.upstreams.endpoints.borrow_mut();
-        let idle = &mut endpoints.entry(self.endpoint).or_default().idle;
-        if idle.len() < MAX_IDLE {
-            idle.push(Idle { connection, since });
-        }
-    }
-
-    /// The connection becomes a tunnel: it is neither given back nor closed.
-    pub(super) fn detach(mut self) {
-        if let Kind::Exclusive(Some(connection)) = &mut self.kind {
-            connection.task = None; // it still has to hand the upgraded connection over
-        }
-    }
-}
-
-impl Drop for Checkout {
-    fn drop(&mut self) {
-        if let Kind::Shared(shared) = &self.kind {
-            shared.streams.set(shared.streams.get().saturating_sub(1));
-            shared.since.set(self.upstreams.clock.now());
-        }
-    }
-}
-
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    tokio::time::timeout(limit, work).await.unwrap_or(Err(Error::ConnectTimeout))
+async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout_at(deadline, work).await.unwrap_or(Err(Error::ConnectTimeout))
 }

@@ -151,6 +151,7 @@ async fn tick(worker: Rc<Worker>) {
     for count in (0..PURGE_TICKS).cycle() {
         interval.tick().await;
         worker.clock.tick();
+        worker.upstreams.make_room();
         if count == 0 {
             worker.upstreams.purge();
             access_log::flush_current_thread();
