@@ -1,16 +1,18 @@
 //! The client's body on its way to the endpoint.
 //!
-//! It streams frame by frame, trailers included; an endpoint that does not read is not read for.
+//! It streams frame by frame, trailers included; an endpoint that does not read is not read for. What was taken from the
+//! client is kept, up to a limit, for as long as another try may need it: that one reads it first, and then the rest.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::{
@@ -18,60 +20,162 @@ use super::{
     clock::{Clock, Deadline, Moment},
 };
 
-/// Errors as hyper wants them; [`Upload::failure`] and [`Record`] carry the meaning.
+/// Errors as hyper wants them; [`Upload::failure`] and the record of the exchange carry the meaning.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What is known of a request body while it is sent; absent for requests without one.
+/// What a request body may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimits {
+    /// Most bytes in all.
+    pub(super) bytes: u64,
+    /// Most bytes that are kept for another try.
+    pub(super) kept: u64,
+    /// How long it may be silent. [`Duration::MAX`] means no limit.
+    pub(super) idle: Duration,
+}
+
+/// A request body and what is known of it while it is sent; absent for requests without one.
 #[derive(Debug)]
 pub(super) struct Upload {
     /// When it last moved.
     pub(super) progress: Cell<Moment>,
     /// Whether all of it was taken from the client.
     pub(super) ended: Cell<bool>,
+    /// Whether the latest reader has given all of it to its connection.
+    pub(super) delivered: Cell<bool>,
     /// Why it broke off.
     pub(super) failure: Cell<Option<Error>>,
     /// Bytes taken so far.
     pub(super) bytes: Cell<u64>,
+    /// Whether the endpoint would read and the client does not write.
+    awaits_client: Cell<bool>,
+    /// Number of the latest reader: earlier ones take nothing more from the client.
+    latest: Cell<u32>,
+    source: RefCell<Source>,
+    clock: Clock,
+    limits: BodyLimits,
 }
-
-/// The request body as the endpoint's connection reads it.
-#[derive(Debug, Default)]
-pub(super) struct RequestBody(Option<Streamed>);
 
 #[derive(Debug)]
-struct Streamed {
-    incoming: Incoming,
-    upload: Rc<Upload>,
-    clock: Clock,
-    idle: Duration,
-    limit: u64,
-    stalled: Option<Deadline>,
+struct Source {
+    incoming: Option<Incoming>,
+    /// None once another try could not have all of it.
+    kept: Option<Kept>,
+    /// Whether the latest reader is still there.
+    is_read: bool,
 }
 
-impl RequestBody {
-    /// No body at all.
-    pub(super) fn empty() -> Self {
-        Self(None)
-    }
+/// What was taken from the client so far.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    room: u64,
+    data: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+}
 
-    /// The client's body; at most `limit` bytes of it, never silent for longer than `idle`.
-    pub(super) fn streamed(incoming: Incoming, clock: &Clock, idle: Duration, limit: u64) -> (Self, Rc<Upload>) {
-        let upload = Rc::new(Upload {
+impl Upload {
+    fn new(incoming: Incoming, clock: &Clock, limits: BodyLimits) -> Self {
+        // Of what is known to be too large nothing is kept.
+        let room = if incoming.size_hint().lower() > limits.kept { 0 } else { limits.kept };
+        Self {
             progress: Cell::new(clock.now()),
             ended: Cell::new(false),
+            delivered: Cell::new(false),
             failure: Cell::new(None),
             bytes: Cell::new(0),
-        });
-        let streamed =
-            Streamed { incoming, upload: Rc::clone(&upload), clock: clock.clone(), idle, limit, stalled: None };
-        (Self(Some(streamed)), upload)
+            awaits_client: Cell::new(false),
+            latest: Cell::new(0),
+            source: RefCell::new(Source {
+                incoming: Some(incoming),
+                kept: Some(Kept { room, ..Kept::default() }),
+                is_read: false,
+            }),
+            clock: clock.clone(),
+            limits,
+        }
+    }
+
+    /// The body from its beginning, for one more try; only while [`Self::is_repeatable`] does it have one.
+    pub(super) fn again(self: &Rc<Self>) -> RequestBody {
+        let number = self.latest.get() + 1;
+        self.latest.set(number);
+        self.delivered.set(false);
+        let mut source = self.source.borrow_mut();
+        source.is_read = true;
+        let Kept { data, trailers, .. } = source.kept.clone().unwrap_or_default();
+        let replay = Replay { left: data.iter().map(|data| data.len() as u64).sum(), data: data.into_iter(), trailers };
+        RequestBody(Some(Reader { upload: Rc::clone(self), number, replay, stalled: None }))
+    }
+
+    /// Whether all that was taken from the client could be sent again.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.source.borrow().kept.is_some()
+    }
+
+    /// Whether all of it is there to be sent again without the client.
+    pub(super) fn is_kept_whole(&self) -> bool {
+        self.ended.get() && self.is_repeatable()
+    }
+
+    /// Whether it is the client that the endpoint waits for.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaits_client.get()
+    }
+
+    /// No other try follows: what was kept for one is given up.
+    pub(super) fn settle(&self) {
+        let mut source = self.source.borrow_mut();
+        source.kept = None;
+        if !source.is_read {
+            source.incoming = None;
+        }
+    }
+
+    /// Nobody reads any further.
+    pub(super) fn close(&self) {
+        let mut source = self.source.borrow_mut();
+        (source.incoming, source.kept) = (None, None);
+    }
+
+    fn fail(&self, error: Error) -> Result<Frame<Bytes>, BoxError> {
+        self.failure.set(Some(error));
+        Err(error.into())
+    }
+
+    /// Notes what came from the client, or why nothing more comes.
+    fn took(&self, source: &mut Source, frame: hyper::Result<Frame<Bytes>>) -> Result<Frame<Bytes>, BoxError> {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => return self.fail(failure(&error)),
+        };
+        let bytes = self.bytes.get() + frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.bytes.set(bytes);
+        if bytes > self.limits.bytes {
+            return self.fail(Error::BodyTooLarge);
+        }
+        source.keep(&frame);
+        self.ended.set(frame.is_trailers() || source.incoming.as_ref().is_none_or(Incoming::is_end_stream));
+        Ok(frame)
     }
 }
 
-impl Streamed {
-    fn fail(&self, error: Error) -> Result<Frame<Bytes>, BoxError> {
-        self.upload.failure.set(Some(error));
-        Err(error.into())
+impl Source {
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(kept) = &mut self.kept else { return };
+        if let Some(data) = frame.data_ref() {
+            // A frame of one byte takes more than that to keep.
+            let size = data.len().max(size_of::<Bytes>()) as u64;
+            match kept.room.checked_sub(size) {
+                _ if data.is_empty() => {}
+                Some(room) => {
+                    kept.room = room;
+                    kept.data.push(data.clone());
+                }
+                None => self.kept = None,
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            kept.trailers = Some(trailers.clone());
+        }
     }
 }
 
@@ -86,42 +190,124 @@ fn failure(error: &hyper::Error) -> Error {
     }
 }
 
+/// The request body as the endpoint's connection reads it.
+#[derive(Debug, Default)]
+pub(super) struct RequestBody(Option<Reader>);
+
+#[derive(Debug)]
+struct Reader {
+    upload: Rc<Upload>,
+    number: u32,
+    replay: Replay,
+    stalled: Option<Deadline>,
+}
+
+/// What an earlier try has taken from the client already.
+#[derive(Debug)]
+struct Replay {
+    left: u64,
+    data: std::vec::IntoIter<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Replay {
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        let Some(data) = self.data.next() else { return self.trailers.take().map(Frame::trailers) };
+        self.left -= data.len() as u64;
+        Some(Frame::data(data))
+    }
+
+    fn is_over(&self) -> bool {
+        self.data.len() == 0 && self.trailers.is_none()
+    }
+}
+
+impl RequestBody {
+    /// No body at all.
+    pub(super) fn empty() -> Self {
+        Self(None)
+    }
+
+    /// The client's body.
+    pub(super) fn streamed(incoming: Incoming, clock: &Clock, limits: BodyLimits) -> (Self, Rc<Upload>) {
+        let upload = Rc::new(Upload::new(incoming, clock, limits));
+        (upload.again(), upload)
+    }
+}
+
+impl Reader {
+    fn is_latest(&self) -> bool {
+        self.upload.latest.get() == self.number
+    }
+
+    fn is_over(&self) -> bool {
+        self.replay.is_over() && self.upload.ended.get()
+    }
+
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let upload = &*self.upload;
+        if upload.ended.get() {
+            return Poll::Ready(None);
+        }
+        let mut source = upload.source.borrow_mut();
+        let incoming = source.incoming.as_mut().filter(|_| upload.latest.get() == self.number);
+        let Some(incoming) = incoming else { return Poll::Ready(Some(Err(Error::ClientGone.into()))) };
+        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+            upload.awaits_client.set(true);
+            let stalled = self.stalled.get_or_insert_with(|| upload.clock.deadline(upload.limits.idle));
+            return stalled.poll_expired(cx).map(|()| Some(upload.fail(Error::BodyTimeout)));
+        };
+        self.stalled = None;
+        upload.awaits_client.set(false);
+        upload.progress.set(upload.clock.now());
+        if frame.is_none() {
+            upload.ended.set(true);
+        }
+        Poll::Ready(frame.map(|frame| upload.took(&mut source, frame)))
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = Pin::new(&mut body.incoming).poll_frame(cx) else {
-            let stalled = body.stalled.get_or_insert_with(|| body.clock.deadline(body.idle));
-            return stalled.poll_expired(cx).map(|()| Some(body.fail(Error::BodyTimeout)));
+        let Some(reader) = &mut self.0 else { return Poll::Ready(None) };
+        let frame = match reader.replay.next() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => reader.poll_client(cx),
         };
-        body.stalled = None;
-        body.upload.progress.set(body.clock.now());
-        Poll::Ready(match frame {
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                let bytes = body.upload.bytes.get() + length;
-                body.upload.bytes.set(bytes);
-                if bytes > body.limit {
-                    return Poll::Ready(Some(body.fail(Error::BodyTooLarge)));
-                }
-                body.upload.ended.set(body.incoming.is_end_stream());
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => Some(body.fail(failure(&error))),
-            None => {
-                body.upload.ended.set(true);
-                None
-            }
-        })
+        if frame.is_ready() && reader.is_over() && reader.is_latest() {
+            reader.upload.delivered.set(true);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|body| body.incoming.is_end_stream())
+        self.0.as_ref().is_none_or(Reader::is_over)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |body| body.incoming.size_hint())
+        let Some(reader) = &self.0 else { return SizeHint::with_exact(0) };
+        let source = reader.upload.source.borrow();
+        let rest = source.incoming.as_ref().map(Body::size_hint).unwrap_or_default();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(reader.replay.left));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(reader.replay.left));
+        }
+        hint
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if self.is_latest() {
+            let mut source = self.upload.source.borrow_mut();
+            source.is_read = false;
+            if source.kept.is_none() {
+                source.incoming = None;
+            }
+        }
     }
 }

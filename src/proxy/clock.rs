@@ -84,6 +84,11 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A limit of time in which zero means that there is none.
+pub(super) fn limit(duration: Duration) -> Duration {
+    if duration.is_zero() { Duration::MAX } else { duration }
+}
+
 /// One deadline; it is forgotten when dropped.
 #[derive(Debug)]
 pub(super) struct Deadline {

@@ -2,7 +2,11 @@
 
 use http::StatusCode;
 
-use crate::{model::Unavailable, routing::Unpickable, transport::DialError};
+use crate::{
+    model::{RetryOn, Unavailable},
+    routing::Unpickable,
+    transport::DialError,
+};
 
 /// Why an exchange did not end with the backend's response. The single place for status, label and retry rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +80,15 @@ pub enum Error {
     /// No response head in time.
     #[error("the service behind this route did not answer in time")]
     ResponseTimeout,
+    /// One try took longer than it may.
+    #[error("the service behind this route did not answer one attempt in time")]
+    AttemptTimeout,
+    /// The exchange took longer than it may.
+    #[error("the request was not answered in the time it has")]
+    RequestTimeout,
+    /// The endpoint's response tells of an error of its own, which the policy keeps from the client.
+    #[error("the service behind this route failed")]
+    ServerError,
     /// The response broke off after its head.
     #[error("the response of the service behind this route was cut")]
     ResponseCut,
@@ -108,8 +121,11 @@ impl Error {
             | Self::UpstreamReset
             | Self::StreamRefused
             | Self::UpstreamMalformed
+            | Self::ServerError
             | Self::ResponseCut => StatusCode::BAD_GATEWAY,
-            Self::ConnectTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::ResponseTimeout | Self::AttemptTimeout | Self::RequestTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             // nginx's code for it; it reaches the log and the metrics only.
             Self::ClientGone => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         }
@@ -142,21 +158,25 @@ impl Error {
             Self::ConnectionLimit => "connection_limit",
             Self::UpstreamMalformed => "upstream_malformed",
             Self::ResponseTimeout => "response_timeout",
+            Self::AttemptTimeout => "attempt_timeout",
+            Self::RequestTimeout => "request_timeout",
+            Self::ServerError => "server_error",
             Self::ResponseCut => "response_cut",
             Self::ClientGone => "client_gone",
         }
     }
 
-    /// Whether another attempt may be made.
-    pub(super) fn retryable(self) -> Retry {
+    /// What a policy calls it when it says what is tried again; None for what never is.
+    pub(super) fn retried_on(self) -> Option<RetryOn> {
         match self {
             Self::ForbiddenEndpoint
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::ConnectionLimit
-            | Self::UpstreamTls => Retry::NeverSent,
-            Self::UpstreamReset => Retry::IfIdempotent,
-            _ => Retry::Never,
+            | Self::UpstreamTls => Some(RetryOn::ConnectFailure),
+            Self::StreamRefused => Some(RetryOn::RefusedStream),
+            Self::UpstreamReset | Self::ResponseTimeout | Self::AttemptTimeout => Some(RetryOn::Reset),
+            _ => None,
         }
     }
 
@@ -170,6 +190,8 @@ impl Error {
                 | Self::UpstreamReset
                 | Self::UpstreamMalformed
                 | Self::ResponseTimeout
+                | Self::AttemptTimeout
+                | Self::RequestTimeout
         )
     }
 
@@ -210,15 +232,4 @@ impl From<DialError> for Error {
             DialError::Tls(_) | DialError::Unverifiable(_) => Self::UpstreamTls,
         }
     }
-}
-
-/// When a failed attempt may be followed by another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Retry {
-    /// Not at all.
-    Never,
-    /// The endpoint may have seen the request: only what may be done twice (RFC 9110 §9.2.2).
-    IfIdempotent,
-    /// The endpoint cannot have seen the request.
-    NeverSent,
 }

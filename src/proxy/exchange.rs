@@ -12,8 +12,9 @@ use hyper::body::{Body, Incoming};
 
 use super::{
     Error, answer,
-    attempt::{Attempts, Outgoing},
-    body::RequestBody,
+    attempt::Attempts,
+    body::{BodyLimits, RequestBody},
+    clock,
     connection::{Client, Security},
     headers,
     record::Record,
@@ -157,6 +158,9 @@ impl Exchange<'_> {
         let record = self.record.as_mut().ok_or(Error::ClientGone)?;
         record.in_flight = Some(admitted.in_flight);
         record.permit = Some(admitted.permit);
+        let timeouts = &pool.backend.policy.timeouts;
+        record.expire_after(timeouts.request);
+        let idle = clock::limit(timeouts.idle.unwrap_or(worker.settings.timeouts.idle));
         let wanted = headers::upgrade(&head.headers, head.version);
         let on_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         head.extensions.clear();
@@ -168,7 +172,8 @@ impl Exchange<'_> {
         let (body, upload) = if body.is_end_stream() {
             (RequestBody::empty(), None)
         } else {
-            let (body, upload) = RequestBody::streamed(body, &worker.clock, worker.settings.timeouts.idle, limit);
+            let limits = BodyLimits { bytes: limit, kept: pool.backend.policy.retries.replay_body, idle };
+            let (body, upload) = RequestBody::streamed(body, &worker.clock, limits);
             (body, Some(upload))
         };
         record.upload.clone_from(&upload);
@@ -177,10 +182,8 @@ impl Exchange<'_> {
             headers::ask_upgrade(&mut head.headers, protocol);
         }
         target.write_to(&mut head, pool.backend.protocol, upload.is_some() && body.size_hint().exact().is_none())?;
-        let outgoing = Outgoing { request: http::Request::from_parts(head, body), upload };
-        let attempts = Attempts { client: self.client, pool: &pool, address: self.address };
-        let (response, checkout) = attempts.run(outgoing, record).await?;
-        let idle = pool.backend.policy.timeouts.idle.unwrap_or(worker.settings.timeouts.idle);
+        let attempts = Attempts { client: self.client, pool: &pool, address: self.address, upload };
+        let (response, checkout) = attempts.run(http::Request::from_parts(head, body), record).await?;
         respond(self.client, response, checkout, self.record, upgrade, idle)
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Record {
     pub(super) permit: Option<Permit>,
     /// The endpoint of the last attempt; counts in its requests in flight.
     pub(super) lease: Option<Lease>,
+    /// When the whole exchange must have ended, if ever.
+    pub(super) expires: Option<tokio::time::Instant>,
     /// The request body, when there is one.
     pub(super) upload: Option<Rc<Upload>>,
     /// Whether the request has a body.
@@ -84,6 +86,7 @@ impl Record {
             in_flight: None,
             permit: None,
             lease: None,
+            expires: None,
             upload: None,
             has_body: false,
             attempts: 0,
@@ -97,6 +100,12 @@ impl Record {
     /// The request has a body: unless all of it is read, the connection ends with it.
     pub(super) fn expect_body(&mut self) {
         self.has_body = true;
+    }
+
+    /// The exchange must end within this time from its request head on; zero means no limit.
+    pub(super) fn expire_after(&mut self, limit: Duration) {
+        let at = self.started.checked_add(limit).filter(|_| !limit.is_zero());
+        self.expires = at.map(tokio::time::Instant::from_std);
     }
 
     /// The host in its normal form, once it is known to have one.

@@ -17,6 +17,8 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 
+use tokio::time::Sleep;
+
 use super::{
     Error,
     body::BoxError,
@@ -52,6 +54,32 @@ pub(super) fn respond(
     record.status = Some(head.status.as_u16());
     let body = ResponseBody::upstream(body, checkout, record, &client.worker.clock, idle);
     Ok(Response::from_parts(head, body))
+}
+
+/// Most bytes of a response that nobody wants which are read to keep its connection, and how long that may take.
+const DISCARDED: u64 = 16 * 1024;
+const DISCARD_TIME: Duration = Duration::from_millis(500);
+
+/// Drops a response that is not passed on. Its connection is kept when little is left to read of it.
+pub(super) fn discard(response: Response<Incoming>, mut checkout: Checkout) {
+    if headers::is_doubtful(response.headers()) {
+        checkout.retire();
+    }
+    checkout.seal();
+    let mut body = response.into_body();
+    if body.is_end_stream() {
+        return checkout.give_back();
+    }
+    if body.size_hint().exact().is_some_and(|length| length <= DISCARDED) {
+        tokio::task::spawn_local(async move {
+            let read = async {
+                while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {}
+            };
+            if tokio::time::timeout(DISCARD_TIME, read).await.is_ok() && body.is_end_stream() {
+                checkout.give_back();
+            }
+        });
+    }
 }
 
 /// A response of our own.
@@ -133,6 +161,8 @@ struct Upstream {
     clock: Clock,
     idle: Duration,
     stalled: Option<Deadline>,
+    /// The end of what the whole exchange may take.
+    expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl ResponseBody {
@@ -158,7 +188,9 @@ impl ResponseBody {
         clock: &Clock,
         idle: Duration,
     ) -> Self {
-        let upstream = Upstream { incoming, checkout: Some(checkout), clock: clock.clone(), idle, stalled: None };
+        let expiry = record.expires.map(|at| Box::pin(tokio::time::sleep_until(at)));
+        let upstream =
+            Upstream { incoming, checkout: Some(checkout), clock: clock.clone(), idle, stalled: None, expiry };
         let mut body = Self { source: Source::Upstream(upstream), record: Some(record) };
         if body.is_end_stream() {
             body.finish();
@@ -178,24 +210,27 @@ impl ResponseBody {
         }
     }
 
-    fn cut(&mut self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn cut(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(mut record) = self.record.take() {
-            record.fail(Error::ResponseCut);
+            record.fail(error);
         }
-        Poll::Ready(Some(Err(Error::ResponseCut.into())))
+        Poll::Ready(Some(Err(error.into())))
     }
 }
 
 impl Upstream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Some(Err(Error::RequestTimeout)));
+        }
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             let stalled = self.stalled.get_or_insert_with(|| self.clock.deadline(self.idle));
-            return stalled.poll_expired(cx).map(|()| Some(Err(())));
+            return stalled.poll_expired(cx).map(|()| Some(Err(Error::ResponseCut)));
         };
         if let Some(stalled) = &self.stalled {
             stalled.reset(self.idle);
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(drop)))
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| Error::ResponseCut)))
     }
 }
 
@@ -219,7 +254,7 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(())) => self.cut(),
+            Some(Err(error)) => self.cut(error),
             None => {
                 self.finish();
                 Poll::Ready(None)

@@ -88,9 +88,14 @@ impl Checkout {
         self.retired = true;
     }
 
+    /// Decides now whether the request was sent to its end: another try is about to read the same body.
+    pub(in crate::proxy) fn seal(&mut self) {
+        self.retired |= self.upload.take().is_some_and(|upload| !upload.delivered.get());
+    }
+
     /// The response is read to its end: the connection may serve the next request, if the request was sent to its end.
     pub(in crate::proxy) fn give_back(mut self) {
-        let sent = self.upload.as_ref().is_none_or(|upload| upload.ended.get());
+        let sent = self.upload.as_ref().is_none_or(|upload| upload.delivered.get());
         let Kind::Exclusive(connection) = &mut self.kind else { return };
         let Some(connection) = connection.take() else { return };
         if !sent || self.retired || connection.sender.is_closed() {

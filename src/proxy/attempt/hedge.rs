@@ -1,0 +1,79 @@
+//! Hedging (Dean and Barroso, "The Tail at Scale"): a second try beside a first that is slow to answer.
+//!
+//! Only for what is idempotent and can be sent again without the client. The first response that the policy would not
+//! try again wins; the other try is dropped with its connection or stream, and its endpoint is not blamed.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use super::{Answer, Attempts, Outcome, Plan, Spare, Try, discard, ending};
+use crate::{
+    proxy::{record::Record, upstream::Reuse},
+    routing::Lease,
+};
+
+/// Which of two tries.
+enum Which {
+    First,
+    Second,
+}
+
+impl Attempts<'_> {
+    /// One try, and another at another endpoint once the first has been silent for `after`.
+    ///
+    /// The lease of the try whose outcome this is ends up in the record.
+    pub(super) async fn hedged(
+        &self,
+        one: Try<'_>,
+        spare: &Spare,
+        after: Duration,
+        plan: &mut Plan<'_>,
+        tried: &mut Vec<u64>,
+        record: &mut Record,
+    ) -> Outcome {
+        let mut first = pin!(self.attempt(one));
+        tokio::select! {
+            biased;
+            outcome = &mut first => return outcome,
+            () = tokio::time::sleep(after) => {}
+        }
+        let Some(lease) = self.beside(tried) else { return first.await };
+        plan.count();
+        record.attempts += 1;
+        let endpoint = Arc::clone(lease.endpoint());
+        tried.push(endpoint.id);
+        let until = self.until(record.expires);
+        let again = Try { endpoint: &endpoint, request: spare.request(self.body()), reuse: Reuse::Idle, until };
+        let mut second = pin!(self.attempt(again));
+        let (which, outcome) = tokio::select! {
+            biased;
+            outcome = &mut first => (Which::First, outcome),
+            outcome = &mut second => (Which::Second, outcome),
+        };
+        if plan.would_repeat(ending(&outcome)) {
+            // It has lost: the other may still do better.
+            let (lost, other) = match which {
+                Which::First => (record.lease.replace(lease), second.await),
+                Which::Second => (Some(lease), first.await),
+            };
+            if let Some(lost) = &lost {
+                self.tell(lost, &outcome);
+            }
+            if let Ok(Answer { response, checkout, .. }) = outcome {
+                discard(response, checkout);
+            }
+            return other;
+        }
+        if matches!(which, Which::Second) {
+            record.lease = Some(lease);
+        }
+        outcome
+    }
+
+    /// An endpoint for a second try, if there is another, the budget has room, and the body is there.
+    fn beside(&self, tried: &[u64]) -> Option<Lease> {
+        let whole = self.upload.as_ref().is_none_or(|upload| upload.is_kept_whole());
+        let lease = (whole && self.has_untried(tried)).then(|| self.pool.pick(&self.selection(tried)).ok())??;
+        let other = !tried.contains(&lease.endpoint().id); // the rest may be unfit
+        (other && self.pool.may_retry(self.client.worker.clock.now())).then_some(lease)
+    }
+}

@@ -1,0 +1,287 @@
+//! Attempts: pick an endpoint, send, and try again where the policy allows it and it is safe.
+//!
+//! Safe is what was provably never sent, or what the policy lets reach a backend twice and whose body is still whole. The
+//! first kind costs the backend nothing and is bounded by the number of tries; the second is bounded by the backend's
+//! retry budget too.
+
+mod hedge;
+mod plan;
+mod spare;
+
+use std::{
+    net::IpAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use self::{
+    plan::{Cost, Ending, Plan},
+    spare::Spare,
+};
+use super::{
+    Error,
+    body::{RequestBody, Upload},
+    clock::{limit, millis},
+    connection::Client,
+    record::Record,
+    response::discard,
+    upstream::{Checkout, Reuse, SendError},
+};
+use crate::{
+    model::ServerErrors,
+    routing::{EndpointState, Lease, Pool, Selection},
+};
+
+/// The attempts of one exchange.
+#[derive(Debug)]
+pub(super) struct Attempts<'a> {
+    pub(super) client: &'a Rc<Client>,
+    pub(super) pool: &'a Arc<Pool>,
+    /// The client, for affinity.
+    pub(super) address: IpAddr,
+    /// The request's body, when it has one.
+    pub(super) upload: Option<Rc<Upload>>,
+}
+
+/// A response head and the connection that its body comes on.
+#[derive(Debug)]
+struct Answer {
+    response: Response<Incoming>,
+    checkout: Checkout,
+    /// From the request given to the connection.
+    latency: Duration,
+}
+
+type Outcome = Result<Answer, SendError>;
+
+/// The end of what a try, or the whole exchange, may take.
+#[derive(Clone, Copy, Debug)]
+struct Until {
+    at: Instant,
+    error: Error,
+}
+
+/// One try at an endpoint.
+struct Try<'a> {
+    endpoint: &'a Arc<EndpointState>,
+    request: Request<RequestBody>,
+    reuse: Reuse,
+    until: Option<Until>,
+}
+
+impl Attempts<'_> {
+    /// Runs attempts until one has a response head that is passed on, or none may follow.
+    pub(super) async fn run(
+        &self,
+        request: Request<RequestBody>,
+        record: &mut Record,
+    ) -> Result<(Response<Incoming>, Checkout), Error> {
+        let outcome = self.tries(request, record).await;
+        if let Some(upload) = &self.upload {
+            match &outcome {
+                Ok(_) => upload.settle(),
+                Err(_) => upload.close(),
+            }
+        }
+        let Answer { response, checkout, .. } = outcome.map_err(|failed| failed.error)?;
+        let masked = self.pool.backend.policy.server_errors == ServerErrors::BadGateway;
+        if masked && response.status().is_server_error() {
+            discard(response, checkout);
+            return Err(Error::ServerError);
+        }
+        Ok((response, checkout))
+    }
+
+    async fn tries(&self, mut request: Request<RequestBody>, record: &mut Record) -> Outcome {
+        let retries = &self.pool.backend.policy.retries;
+        let mut plan = Plan::of(retries, request.method(), self.pool.backend.protocol.is_http2());
+        let mut tried = Vec::new();
+        let mut reuse = Reuse::Idle;
+        loop {
+            record.attempts += 1;
+            let lease = record.lease.insert(self.pool.pick(&self.selection(&tried)).map_err(Error::from)?);
+            let endpoint = Arc::clone(lease.endpoint());
+            tried.push(endpoint.id);
+            let spare = plan.repeats().then(|| Spare::of(&request));
+            let one = Try { endpoint: &endpoint, request, reuse, until: self.until(record.expires) };
+            let outcome = match (retries.hedge_after, &spare) {
+                // Boxed, for it is rare: the state of two tries would be copied around with every request.
+                (Some(after), Some(spare)) if plan.hedges() && spare.is_idempotent() => {
+                    Box::pin(self.hedged(one, spare, after, &mut plan, &mut tried, record)).await
+                }
+                _ => self.attempt(one).await,
+            };
+            if let Some(lease) = &record.lease {
+                self.tell(lease, &outcome);
+            }
+            let Some(pause) = self.another(&plan, &outcome, spare.is_some(), &tried, record.expires) else {
+                return outcome;
+            };
+            request = match (outcome, spare) {
+                (Err(SendError { unsent: Some(request), .. }), _) => request,
+                (Ok(answer), Some(spare)) => {
+                    discard(answer.response, answer.checkout);
+                    spare.request(self.body())
+                }
+                (Err(_), Some(spare)) => {
+                    reuse = Reuse::Never; // other idle connections may be dead too
+                    spare.request(self.body())
+                }
+                (outcome, None) => return outcome,
+            };
+            plan.count();
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+
+    /// The pause before another try, or None when none may follow.
+    fn another(
+        &self,
+        plan: &Plan<'_>,
+        outcome: &Outcome,
+        has_spare: bool,
+        tried: &[u64],
+        expires: Option<Instant>,
+    ) -> Option<Duration> {
+        let ending = ending(outcome);
+        let cost = plan.cost(ending)?;
+        let repeatable = has_spare && self.upload.as_ref().is_none_or(|upload| upload.is_repeatable());
+        if !repeatable && !matches!(ending, Ending::Unsent(_)) {
+            return None;
+        }
+        let at_once = cost == Cost::Nothing && self.has_untried(tried);
+        let pause = if at_once { Duration::ZERO } else { plan.pause() };
+        if expires.is_some_and(|at| at.saturating_duration_since(Instant::now()) <= pause) {
+            return None;
+        }
+        let allowed = cost == Cost::Nothing || self.pool.may_retry(self.client.worker.clock.now());
+        allowed.then_some(pause)
+    }
+
+    /// The body from its beginning.
+    fn body(&self) -> RequestBody {
+        self.upload.as_ref().map_or_else(RequestBody::empty, Upload::again)
+    }
+
+    fn has_untried(&self, tried: &[u64]) -> bool {
+        self.pool.endpoints().iter().any(|endpoint| !tried.contains(&endpoint.id))
+    }
+
+    fn selection<'a>(&self, tried: &'a [u64]) -> Selection<'a> {
+        let worker = &self.client.worker;
+        let (thread, now) = (worker.thread, worker.clock.now());
+        Selection { thread, now, client: self.address, key: None, session: None, tried }
+    }
+
+    /// When a try that begins now must have its response head, if ever.
+    fn until(&self, expires: Option<Instant>) -> Option<Until> {
+        let per_try = self.pool.backend.policy.timeouts.per_try;
+        let try_ends = if per_try.is_zero() { None } else { Instant::now().checked_add(per_try) };
+        let try_ends = try_ends.map(|at| Until { at, error: Error::AttemptTimeout });
+        let request_ends = expires.map(|at| Until { at, error: Error::RequestTimeout });
+        try_ends.into_iter().chain(request_ends).min_by_key(|until| until.at)
+    }
+
+    /// Tells the pool how a try ended, unless it ended by no fault of the endpoint.
+    fn tell(&self, lease: &Lease, outcome: &Outcome) {
+        let now = self.client.worker.clock.now();
+        match outcome {
+            Ok(answer) => lease.answered(answer.response.status().as_u16(), answer.latency, now),
+            Err(failed) => {
+                let is_timeout = matches!(failed.error, Error::AttemptTimeout | Error::RequestTimeout);
+                let excused = is_timeout && self.upload.as_ref().is_some_and(|upload| upload.awaits_client());
+                if failed.error.is_of_endpoint() && !excused {
+                    lease.failed(now);
+                }
+            }
+        }
+    }
+
+    /// Sends the request to one endpoint and waits for the response head.
+    async fn attempt(&self, one: Try<'_>) -> Outcome {
+        let Try { endpoint, mut request, mut reuse, until } = one;
+        loop {
+            let opening = pin!(self.client.worker.upstreams.checkout(self.pool, endpoint, reuse, self.client.peer));
+            let mut checkout = match before(until, opening).await {
+                Ok(checkout) => checkout,
+                Err(error) => return Err(SendError { error, unsent: Some(request) }),
+            };
+            let asked = Instant::now();
+            let sent = before(until, pin!(self.send(&mut checkout, request))).await;
+            match sent {
+                Ok(response) => return Ok(Answer { response, checkout, latency: asked.elapsed() }),
+                // The idle connection was closed under us: that is no try, it takes a new connection.
+                Err(SendError { unsent: Some(unsent), .. }) if reuse == Reuse::Idle => {
+                    (request, reuse) = (unsent, Reuse::Never);
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+    }
+
+    /// Sends and waits for the response head, as long as something moves.
+    async fn send(
+        &self,
+        checkout: &mut Checkout,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendError> {
+        let worker = &self.client.worker;
+        let policy = self.pool.backend.policy.timeouts.response_head;
+        let limit = limit(policy.unwrap_or(worker.settings.timeouts.response_head));
+        let deadline = worker.clock.deadline(limit);
+        let mut sent = pin!(checkout.send(request, self.upload.clone()));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(sent) = sent.as_mut().poll(cx) {
+                return Poll::Ready(sent);
+            }
+            while deadline.poll_expired(cx).is_ready() {
+                // A body that still moves keeps the wait alive: the limit counts from its last byte.
+                let moved = self.upload.as_ref().map_or(0, |upload| upload.progress.get());
+                let due = moved.saturating_add(millis(limit));
+                if self.upload.is_none() || due <= worker.clock.now() {
+                    return Poll::Ready(Err(Error::ResponseTimeout.into()));
+                }
+                deadline.reset_at(due);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+fn ending(outcome: &Outcome) -> Ending {
+    match outcome {
+        Ok(answer) => Ending::Answered(answer.response.status().as_u16()),
+        Err(SendError { error, unsent: Some(_) }) => Ending::Unsent(*error),
+        Err(SendError { error, unsent: None }) => Ending::Failed(*error),
+    }
+}
+
+impl From<Error> for SendError {
+    fn from(error: Error) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+/// Waits for the work, but no longer than until the given moment.
+async fn before<T, E: From<Error>>(
+    until: Option<Until>,
+    work: Pin<&mut impl Future<Output = Result<T, E>>>,
+) -> Result<T, E> {
+    match until {
+        None => work.await,
+        Some(until) => {
+            let outcome = tokio::time::timeout_at(until.at, work).await;
+            outcome.unwrap_or_else(|_| Err(until.error.into()))
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a policy allows after a try: stop, or another one, at what cost and after which pause.
+//!
+//! It knows nothing of connections; whether a request can still be repeated is for its owner to see.
+
+use std::time::Duration;
+
+use http::Method;
+
+use crate::{
+    model::{Backoff, Retries, RetryOn},
+    proxy::Error,
+};
+
+/// The tries of one request, as its backend's policy has them.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    retries: &'a Retries,
+    /// Whether the method may reach a backend twice.
+    repeats: bool,
+    /// Whether a stream may be refused unseen.
+    streams: bool,
+    /// Tries made besides the first.
+    made: u32,
+}
+
+/// How a try ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// With a response of this status.
+    Answered(u16),
+    /// Without one, and the endpoint may have seen the request.
+    Failed(Error),
+    /// Before a byte of the request was sent.
+    Unsent(Error),
+}
+
+/// What one more try costs the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// Nothing: it has not seen the request yet (docs/adr/0002).
+    Nothing,
+    /// A place in its budget.
+    Budget,
+}
+
+impl<'a> Plan<'a> {
+    /// The plan for a request of this method; `http2` says how the backend is spoken to.
+    pub(super) fn of(retries: &'a Retries, method: &Method, http2: bool) -> Self {
+        let repeats = retries.methods.contains(method.as_str());
+        let streams = http2 && retries.on.contains(&RetryOn::RefusedStream);
+        Self { retries, repeats, streams, made: 0 }
+    }
+
+    /// Whether a try that was sent may be followed by another.
+    pub(super) fn repeats(&self) -> bool {
+        self.is_left() && (self.repeats || self.streams)
+    }
+
+    /// Whether another try may run beside the first.
+    pub(super) fn hedges(&self) -> bool {
+        self.is_left() && self.repeats
+    }
+
+    /// Counts one more try.
+    pub(super) fn count(&mut self) {
+        self.made += 1;
+    }
+
+    /// What another try costs after this end of one; None when none may follow.
+    pub(super) fn cost(&self, ending: Ending) -> Option<Cost> {
+        self.wanted(ending).filter(|_| self.is_left())
+    }
+
+    fn wanted(&self, ending: Ending) -> Option<Cost> {
+        let on = |condition| self.retries.on.contains(&condition);
+        let budget = self.repeats.then_some(Cost::Budget);
+        match ending {
+            Ending::Answered(status) => {
+                let wanted = (on(RetryOn::GatewayError) && matches!(status, 502..=504))
+                    || (on(RetryOn::ServerError) && matches!(status, 500..=599))
+                    || (on(RetryOn::StatusCodes) && self.retries.status_codes.contains(&status));
+                budget.filter(|_| wanted)
+            }
+            Ending::Unsent(error) => error.retried_on().filter(|reason| on(*reason)).map(|_| Cost::Nothing),
+            Ending::Failed(error) => match error.retried_on().filter(|reason| on(*reason)) {
+                Some(RetryOn::ConnectFailure | RetryOn::RefusedStream) => Some(Cost::Nothing),
+                Some(_) => budget,
+                None => None,
+            },
+        }
+    }
+
+    /// Whether the policy wants another try after this end, whether or not one is left.
+    pub(super) fn would_repeat(&self, ending: Ending) -> bool {
+        self.wanted(ending).is_some()
+    }
+
+    /// The pause before the next try, drawn anew each time.
+    pub(super) fn pause(&self) -> Duration {
+        pause(self.retries.backoff, self.made)
+    }
+
+    fn is_left(&self) -> bool {
+        self.made < self.retries.attempts
+    }
+}
+
+/// Full jitter (Brooker, "Exponential Backoff And Jitter"): clients that failed together do not come back together.
+fn pause(backoff: Backoff, retry: u32) -> Duration {
+    let bound = backoff.base.saturating_mul(2_u32.saturating_pow(retry)).min(backoff.max);
+    Duration::from_micros(fastrand::u64(0..=u64::try_from(bound.as_micros()).unwrap_or(u64::MAX)))
+}
