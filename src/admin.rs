@@ -175,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn readiness_follows_the_first_configuration_and_the_stop() {
         let metrics = Arc::new(Metrics::new(1));
-        let live = Live::new(Arc::clone(&metrics));
+        let live = Live::new(Arc::clone(&metrics), "one");
         let (serving, stopping) = (Arc::<AtomicBool>::default(), CancellationToken::new());
         let state = State { live: live.clone(), metrics, serving: serving.clone(), stopping: stopping.clone() };
         let (listener, address) = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();

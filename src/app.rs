@@ -64,7 +64,7 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the control threads")?;
     let app = App {
-        live: Live::new(Arc::clone(&metrics)),
+        live: Live::new(Arc::clone(&metrics), &settings.identity),
         metrics,
         access_log: access_log.clone(),
         serving: Arc::default(),

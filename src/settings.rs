@@ -11,6 +11,8 @@ use crate::{
 /// Everything `serve` is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Name of this replica among its like.
+    pub identity: String,
     /// Where the configuration comes from.
     pub sources: Sources,
     /// The data plane.

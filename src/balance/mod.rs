@@ -30,7 +30,7 @@ use self::{
     round_robin::RoundRobin,
     shares::Shares,
 };
-pub use outlier::OutlierDetection;
+pub use outlier::{Outcome, Outcomes, OutlierDetection, Verdict};
 pub use peak_ewma::PeakEwma;
 pub use rendezvous::subset;
 pub use retry_budget::{RetryBudget, RetrySpending};

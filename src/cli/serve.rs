@@ -39,6 +39,10 @@ pub(super) struct Args {
     timeouts: TimeoutArgs,
     #[command(flatten)]
     log: LogArgs,
+    /// Name of this replica among its like, in leader election and in the choice of a subset of endpoints [default: the
+    /// Pod's name, or the host name].
+    #[arg(long, env = "PIERHEAD_IDENTITY", value_name = "NAME")]
+    identity: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -140,6 +144,7 @@ impl Args {
     pub(super) fn settings(self) -> anyhow::Result<Settings> {
         let sources = self.sources()?;
         Ok(Settings {
+            identity: self.identity(),
             sources,
             admin: self.listen.admin,
             drain: Drain { delay: self.timeouts.drain_delay, timeout: self.timeouts.drain_timeout },
@@ -147,6 +152,10 @@ impl Args {
             access_log: self.log.access_log(),
             proxy: proxy_settings(self.listen, self.traffic, &self.timeouts),
         })
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone().unwrap_or_else(host_name)
     }
 
     #[cfg(feature = "kubernetes")]
@@ -163,7 +172,7 @@ impl Args {
         if nothing_given && !kubernetes {
             bail!("nothing to serve: give --manifests PATH, --backend URL or --kubernetes");
         }
-        let cluster = kubernetes.then(|| self.cluster.cluster(compile.clone()));
+        let cluster = kubernetes.then(|| self.cluster.cluster(compile.clone(), self.identity()));
         Ok(Sources { backends: self.backend.clone(), manifests, compile, cluster })
     }
 
@@ -211,6 +220,22 @@ fn proxy_settings(listen: ListenArgs, traffic: TrafficArgs, timeouts: &TimeoutAr
             tunnel: timeouts.tunnel_timeout,
         },
     }
+}
+
+fn host_name() -> String {
+    variable("POD_NAME")
+        .or_else(|| line_of("/proc/sys/kernel/hostname"))
+        .unwrap_or_else(|| format!("pierhead-{}", std::process::id()))
+}
+
+/// A variable that the Pod's manifest sets from its own fields.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+pub(super) fn line_of(path: &str) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned()).filter(|line| !line.is_empty())
 }
 
 /// Reads a number of threads.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use k8s_openapi::api::networking::v1::ServiceBackendPort;
 
+use super::serve::{line_of, variable};
 use crate::sources::kubernetes::{ObjectKey, compile, run, status};
 
 #[derive(Debug, clap::Args)]
@@ -65,9 +66,6 @@ struct ObjectArgs {
     /// Follow Services that are external names.
     #[arg(long, env = "PIERHEAD_ALLOW_EXTERNAL_NAME", value_parser = BoolishValueParser::new())]
     allow_external_name: bool,
-    /// Name of this replica in leader election [default: the Pod's name, or the host name].
-    #[arg(long, env = "PIERHEAD_IDENTITY", value_name = "NAME")]
-    identity: Option<String>,
     /// Name of the Lease by which one replica is elected to write status.
     #[arg(long, env = "PIERHEAD_LEASE_NAME", value_name = "NAME", default_value = "pierhead")]
     lease_name: String,
@@ -92,7 +90,7 @@ impl ClusterArgs {
     }
 
     /// How the Kubernetes API is watched and told.
-    pub(super) fn cluster(&self, compile: compile::Settings) -> run::Settings {
+    pub(super) fn cluster(&self, compile: compile::Settings, identity: String) -> run::Settings {
         let publish = match (&self.objects.publish_service, &self.objects.publish_address) {
             (Some(service), _) => run::Publish::Service(service.clone()),
             (None, addresses) if addresses.is_empty() => run::Publish::None,
@@ -103,7 +101,7 @@ impl ClusterArgs {
             namespaces: self.objects.watch_namespace.clone(),
             namespace_selector: self.objects.watch_namespace_selector.clone(),
             publish,
-            identity: self.objects.identity.clone().unwrap_or_else(host_name),
+            identity,
             lease_namespace: self.objects.lease_namespace.clone().unwrap_or_else(own_namespace),
             lease_name: self.objects.lease_name.clone(),
         }
@@ -132,24 +130,8 @@ fn service_port(text: &str) -> Result<(ObjectKey, ServiceBackendPort), String> {
     Ok((object_key(service).map_err(|_| expected())?, port))
 }
 
-fn host_name() -> String {
-    variable("POD_NAME")
-        .or_else(|| line_of("/proc/sys/kernel/hostname"))
-        .unwrap_or_else(|| format!("pierhead-{}", std::process::id()))
-}
-
 fn own_namespace() -> String {
     variable("POD_NAMESPACE")
         .or_else(|| line_of("/var/run/secrets/kubernetes.io/serviceaccount/namespace"))
         .unwrap_or_else(|| "default".to_owned())
-}
-
-/// A variable that the Pod's manifest sets from its own fields.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-fn line_of(path: &str) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    Some(text.trim().to_owned()).filter(|line| !line.is_empty())
 }

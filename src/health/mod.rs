@@ -318,7 +318,7 @@ mod tests {
     impl Bench {
         fn start() -> Self {
             let metrics = Arc::new(Metrics::new(1));
-            let (live, published, process) = (Live::new(Arc::clone(&metrics)), Arc::default(), &metrics.process);
+            let (live, published, process) = (Live::new(Arc::clone(&metrics), "one"), Arc::default(), &metrics.process);
             let bench = Self { live, published, process: Arc::clone(process), world: Arc::default() };
             let world = Arc::clone(&bench.world);
             let prepare = move |_: &Backend| {

@@ -50,6 +50,9 @@ pub enum Error {
     /// The backend has as many requests in flight as its policy allows.
     #[error("the service behind this route is at its limit of requests")]
     BackendLimit,
+    /// The request waited for its turn at the backend as long as the policy allows.
+    #[error("the service behind this route is at its limit of requests, and no turn came in time")]
+    PendingTimeout,
     /// This process has as many requests in flight as its settings allow.
     #[error("this server is at its limit of requests")]
     Overloaded,
@@ -114,6 +117,7 @@ impl Error {
             | Self::NoneFit
             | Self::BackendLimit
             | Self::ConnectionLimit
+            | Self::PendingTimeout
             | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::ForbiddenEndpoint
             | Self::ConnectFailed
@@ -148,6 +152,7 @@ impl Error {
             Self::NoEndpoint => "no_endpoint",
             Self::NoneFit => "no_healthy_endpoint",
             Self::BackendLimit => "backend_limit",
+            Self::PendingTimeout => "pending_timeout",
             Self::Overloaded => "overloaded",
             Self::ForbiddenEndpoint => "forbidden_endpoint",
             Self::ConnectFailed => "connect_failed",

@@ -23,8 +23,8 @@ use super::{
 use crate::{
     filters::{self, Redirect},
     matching::{NormalPath, RequestHost},
-    model::Protocol,
-    routing::{Entry, Pool, Target},
+    model::{EndpointTls, Protocol, Unavailable},
+    routing::{Admission, Entry, Pool, Target},
 };
 
 /// Largest request target in bytes.
@@ -103,9 +103,9 @@ impl Exchange<'_> {
         if let Some(redirect) = self.filter(&entry, &head, &host, &path) {
             return Ok(self.redirect(&redirect, head.method == Method::HEAD));
         }
-        let pool = self.admit(&entry)?;
+        let admitted = self.admit(&entry).await?;
         let target = Destination { uri: &uri, path: &path, authority: &authority };
-        self.forward(pool, head, body, &target).await
+        self.forward(admitted, head, body, &target).await
     }
 
     fn find(&self, host: &RequestHost<'_>, path: &NormalPath<'_>) -> Result<Arc<Entry>, Error> {
@@ -131,14 +131,29 @@ impl Exchange<'_> {
         entry.route.filters.iter().find_map(|filter| filter.apply(&head))
     }
 
-    /// Counts the request in; it stays counted until its record ends.
-    fn admit(&self, entry: &Arc<Entry>) -> Result<Admitted, Error> {
+    /// Counts the request in, when it is its turn; it stays counted until its record ends.
+    async fn admit(&self, entry: &Arc<Entry>) -> Result<Admitted, Error> {
+        let clock = &self.client.worker.clock;
         let in_flight = self.client.worker.admit().ok_or(Error::Overloaded)?;
         let pool = match &entry.target {
             Target::Pool(pool) => Arc::clone(pool),
             Target::Unavailable(reason) => return Err(Error::Unavailable(*reason)),
         };
-        let permit = pool.admit(self.client.worker.clock.now()).ok_or(Error::BackendLimit)?;
+        let policy = &pool.backend.policy;
+        if policy.tls == EndpointTls::Unavailable {
+            return Err(Error::Unavailable(Unavailable::Unprotected));
+        }
+        let permit = match pool.admit(clock.now()).ok_or(Error::BackendLimit)? {
+            Admission::Now(permit) => permit,
+            Admission::Later(pending) => {
+                let deadline = clock.deadline(policy.limits.pending_timeout);
+                tokio::select! {
+                    biased;
+                    permit = pending => permit,
+                    () = std::future::poll_fn(|cx| deadline.poll_expired(cx)) => return Err(Error::PendingTimeout),
+                }
+            }
+        };
         Ok(Admitted { in_flight, permit, pool })
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::Snapshot;
+use super::{Site, Snapshot};
 use crate::{model::Compiled, telemetry::metrics::Metrics};
 
 /// Publishes snapshots; any thread may read the one in force.
@@ -22,18 +22,22 @@ pub struct Live {
     /// Snapshots that were in force: kept while a thread still holds them, so that no request pays for dropping one.
     retired: Arc<Mutex<Vec<Arc<Snapshot>>>>,
     metrics: Arc<Metrics>,
+    replica: u64,
     epoch: Instant,
 }
 
 impl Live {
-    /// Nothing is published yet: every lookup finds nothing.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        let empty = Arc::new(Snapshot::build(Arc::default(), None, &metrics));
+    /// Nothing is published yet: every lookup finds nothing. `replica` is the name of this process among its replicas.
+    pub fn new(metrics: Arc<Metrics>, replica: &str) -> Self {
+        let replica = xxhash_rust::xxh3::xxh3_64(replica.as_bytes());
+        let site = Site { metrics: &metrics, threads: metrics.threads(), replica, now: 0 };
+        let empty = Arc::new(Snapshot::build(Arc::default(), None, &site));
         Self {
             current: Arc::new(ArcSwap::new(empty)),
             published: Arc::default(),
             retired: Arc::default(),
             metrics,
+            replica,
             epoch: Instant::now(),
         }
     }
@@ -47,7 +51,10 @@ impl Live {
     pub fn publish(&self, compiled: Arc<Compiled>) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.current.load_full();
-        let next = Arc::new(Snapshot::build(compiled, Some(&previous), &self.metrics));
+        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let threads = self.metrics.threads();
+        let site = Site { metrics: &self.metrics, threads, replica: self.replica, now };
+        let next = Arc::new(Snapshot::build(compiled, Some(&previous), &site));
         self.current.store(next);
         self.published.store(true, Ordering::Release);
         retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);

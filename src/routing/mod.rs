@@ -11,5 +11,7 @@ mod snapshot;
 pub use certificates::Certificates;
 pub use hosts::{HostRoutes, Hosts};
 pub use live::{Live, Reader};
-pub use pool::{EndpointState, Lease, Permit, Pool, Selection, Slot, Slots, Unpickable};
-pub use snapshot::{Entry, Snapshot, Target};
+pub use pool::{
+    Admission, EndpointState, Lease, Pending, Permit, Pool, Selection, Slot, Slots, Unfit, Unpickable, client_hash,
+};
+pub use snapshot::{Entry, Site, Snapshot, Target};

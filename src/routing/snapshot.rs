@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Certificates, HostRoutes, Hosts, Pool};
 use crate::{
-    model::{Action, BackendId, Compiled, Route, Unavailable},
+    model::{Action, BackendId, Compiled, Route, Unavailable, Variant},
     telemetry::metrics::{Metrics, RouteLabels, RouteMetrics},
 };
 
@@ -18,6 +18,19 @@ pub struct Snapshot {
     /// Certificates by server name.
     pub certificates: Certificates,
     pools: BTreeMap<BackendId, Arc<Pool>>,
+}
+
+/// Where and when a snapshot is built.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Counts requests.
+    pub metrics: &'a Metrics,
+    /// Data-plane threads.
+    pub threads: usize,
+    /// Hash of the name of this replica: its own among those that serve the same.
+    pub replica: u64,
+    /// Milliseconds since [`Live::epoch`](super::Live::epoch).
+    pub now: u64,
 }
 
 /// A route with what its requests need.
@@ -42,20 +55,20 @@ pub enum Target {
 
 impl Snapshot {
     /// Indexes the model; pools keep what `previous` knows of the same backend and address.
-    pub fn build(compiled: Arc<Compiled>, previous: Option<&Self>, metrics: &Metrics) -> Self {
+    pub fn build(compiled: Arc<Compiled>, previous: Option<&Self>, site: &Site<'_>) -> Self {
         let model = &compiled.model;
-        let pools: BTreeMap<BackendId, Arc<Pool>> = model
-            .backends
-            .iter()
-            .map(|(id, backend)| {
-                let known = previous.and_then(|snapshot| snapshot.pools.get(id));
-                let pool = match known {
-                    Some(pool) if pool.backend == *backend => Arc::clone(pool),
-                    _ => Arc::new(Pool::build(Arc::clone(backend), known.map(|pool| &**pool))),
-                };
-                (id.clone(), pool)
-            })
-            .collect();
+        let mut pools = BTreeMap::<BackendId, Arc<Pool>>::new();
+        for (id, backend) in &model.backends {
+            let known = previous.and_then(|snapshot| snapshot.pools.get(id));
+            let pool = match known {
+                Some(pool) if pool.backend == *backend => Arc::clone(pool),
+                _ => {
+                    let sibling = sibling(id, &pools).or_else(|| sibling(id, &previous?.pools));
+                    Arc::new(Pool::build(Arc::clone(backend), known.map(|pool| &**pool), sibling, site))
+                }
+            };
+            pools.insert(id.clone(), pool);
+        }
         let entry = |route: &Arc<Route>| {
             let target = match &route.action {
                 Action::Forward(id) => match pools.get(id) {
@@ -64,7 +77,7 @@ impl Snapshot {
                 },
                 Action::Unavailable(reason) => Target::Unavailable(*reason),
             };
-            let metrics = metrics.route(labels(route));
+            let metrics = site.metrics.route(labels(route));
             Arc::new(Entry { route: Arc::clone(route), target, metrics })
         };
         let mut hosts = Hosts::default();
@@ -82,6 +95,14 @@ impl Snapshot {
     pub fn pools(&self) -> &BTreeMap<BackendId, Arc<Pool>> {
         &self.pools
     }
+}
+
+/// A pool of the same Service port, of which a route asks for something else.
+fn sibling<'a>(id: &BackendId, pools: &'a BTreeMap<BackendId, Arc<Pool>>) -> Option<&'a Pool> {
+    let plain = BackendId { variant: Variant::default(), ..id.clone() }; // the first of its port
+    let (first, pool) = pools.range(plain..).next()?;
+    let same = (&first.namespace, &first.service, first.port) == (&id.namespace, &id.service, id.port);
+    same.then_some(&**pool)
 }
 
 fn labels(route: &Route) -> RouteLabels {

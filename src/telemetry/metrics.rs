@@ -136,6 +136,11 @@ impl Metrics {
         Self { registry, threads, routes, unrouted, process }
     }
 
+    /// Data-plane threads that count.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// The counts of a route; the same labels share them for as long as anybody holds them.
     pub fn route(&self, labels: RouteLabels) -> Arc<RouteMetrics> {
         let mut routes = self.routes.lock();

@@ -1,4 +1,4 @@
-//! What is known of one endpoint of a backend.
+//! What is known of one endpoint of a backend, and one request to it.
 
 use std::{
     sync::{
@@ -10,8 +10,11 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::Slots;
-use crate::model::Address;
+use super::{Pool, Slots};
+use crate::{
+    balance::{self, Outcome, Outcomes, PeakEwma},
+    model::{Address, Policy},
+};
 
 /// What is known of one endpoint of a backend. All threads share it, and it outlives snapshots for as long as its backend
 /// has the address.
@@ -28,19 +31,38 @@ pub struct EndpointState {
     in_flight: AtomicU32,
     passes_probes: AtomicBool,
     probe_failure: ArcSwapOption<String>,
+    /// When it joined endpoints in use, or last passed its probes again; zero when it was there from the start.
+    in_use_since: AtomicU64,
+    latency: PeakEwma,
+    pub(super) outcomes: Outcomes,
+    /// Counts changes of fitness of all endpoints of the backend.
+    changes: Arc<AtomicU32>,
+}
+
+/// Why an endpoint gets no requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Its probes fail.
+    Probes,
+    /// Its requests failed; it comes back after this time.
+    Ejected(Duration),
 }
 
 impl EndpointState {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: Address, in_use_since: u64, changes: Arc<AtomicU32>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            identity: xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()),
+            identity: identity(&address),
             address,
             slots: Arc::default(),
             in_flight: AtomicU32::new(0),
             passes_probes: AtomicBool::new(true),
             probe_failure: ArcSwapOption::empty(),
+            in_use_since: AtomicU64::new(in_use_since),
+            latency: PeakEwma::default(),
+            outcomes: Outcomes::default(),
+            changes,
         }
     }
 
@@ -55,8 +77,13 @@ impl EndpointState {
     }
 
     /// Its probes pass, or fail, from `now` on. `now` counts milliseconds since [`Live::epoch`](crate::routing::Live::epoch).
-    pub fn probed(&self, passes: bool, _now: u64) {
-        self.passes_probes.store(passes, Ordering::Relaxed);
+    pub fn probed(&self, passes: bool, now: u64) {
+        if self.passes_probes.swap(passes, Ordering::Relaxed) != passes {
+            if passes {
+                self.in_use_since.store(now.max(1), Ordering::Relaxed);
+            }
+            self.changed();
+        }
     }
 
     /// Why the last probe that failed did; None when none did since probes began.
@@ -68,36 +95,81 @@ impl EndpointState {
     pub fn set_probe_failure(&self, reason: Option<String>) {
         self.probe_failure.store(reason.map(Arc::new));
     }
+
+    /// Why a policy has it get no requests; None when it is fit.
+    pub fn unfit(&self, policy: &Policy, now: u64) -> Option<Unfit> {
+        if policy.health.active.is_some() && !self.passes_probes() {
+            return Some(Unfit::Probes);
+        }
+        let until = self.outcomes.ejected_until();
+        let ejected = policy.health.outlier.is_some() && now < until;
+        ejected.then(|| Unfit::Ejected(Duration::from_millis(until - now)))
+    }
+
+    /// The part of its weight that it gets now: less than 1 for the time of slow start after it joined or recovered.
+    pub fn ramp(&self, slow_start: Duration, now: u64) -> f32 {
+        if slow_start.is_zero() {
+            return 1.0;
+        }
+        let since = self.in_use_since.load(Ordering::Relaxed).max(self.outcomes.ejected_until());
+        // Before `since` it is ejected, and in use only because too few are fit: then it has its share as they have.
+        if since == 0 || now < since {
+            return 1.0;
+        }
+        balance::ramp(Duration::from_millis(now - since), slow_start)
+    }
+
+    /// Decayed peak latency in milliseconds; zero when nothing is known.
+    pub fn latency(&self, now: u64) -> f32 {
+        self.latency.latency(now)
+    }
+
+    /// Its fitness changed: pools look again.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Hash of an address, the same in every process.
+pub(super) fn identity(address: &Address) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes())
 }
 
 /// One request in flight to an endpoint; it ends when dropped.
 #[derive(Debug)]
 pub struct Lease {
-    endpoint: Arc<EndpointState>,
+    pool: Arc<Pool>,
+    index: usize,
     /// What the client's cookie of affinity must say from now on; None when it says that already, or there is none.
     pub session: Option<u64>,
 }
 
 impl Lease {
-    pub(super) fn new(endpoint: Arc<EndpointState>, session: Option<u64>) -> Self {
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint, session }
+    pub(super) fn new(pool: Arc<Pool>, index: usize, session: Option<u64>) -> Self {
+        pool.endpoints[index].in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { pool, index, session }
     }
 
     /// The endpoint that was picked.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
-        &self.endpoint
+        &self.pool.endpoints[self.index]
     }
 
     /// A response head with this status came `latency` after the request was given to the connection.
-    pub fn answered(&self, _status: u16, _latency: Duration, _now: u64) {}
+    pub fn answered(&self, status: u16, latency: Duration, now: u64) {
+        self.endpoint().latency.record(latency, now);
+        let outcome = if status < 500 { Outcome::Success } else { Outcome::Error };
+        self.pool.judge(self.index, outcome, now);
+    }
 
     /// No response head came: the connection failed, broke, or took too long.
-    pub fn failed(&self, _now: u64) {}
+    pub fn failed(&self, now: u64) {
+        self.pool.judge(self.index, Outcome::Error, now);
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint().in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,301 @@
+//! How many requests a backend has at a time, and those that wait for their turn.
+//!
+//! While nobody waits, nothing is locked. Who waits is let in first come, first served, and those who come later do not
+//! overtake.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use tokio::sync::oneshot;
+
+use crate::{balance::RetrySpending, model::Limits};
+
+/// No limit.
+const UNLIMITED: u32 = u32::MAX;
+
+/// What is known of one port of a Service over all its endpoints, whatever routes ask of it.
+#[derive(Debug)]
+pub(super) struct BackendState {
+    in_flight: AtomicU32,
+    limit: AtomicU32,
+    /// Length of the queue.
+    waiting: AtomicUsize,
+    queue: Mutex<Queue>,
+    pub(super) retries: RetrySpending,
+    /// One thread at a time ejects: another would count the ejected before this one is among them.
+    pub(super) ejecting: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    next: u64,
+    /// By number, which ascends.
+    waiters: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+impl Default for BackendState {
+    fn default() -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            limit: AtomicU32::new(UNLIMITED),
+            waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
+            retries: RetrySpending::default(),
+            ejecting: AtomicBool::new(false),
+        }
+    }
+}
+
+impl BackendState {
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// The limit in force; None when there is none.
+    pub(super) fn limit(&self) -> Option<u32> {
+        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != UNLIMITED)
+    }
+
+    /// Puts another limit in force; None for none. Whom it lets in is let in at once.
+    pub(super) fn set_limit(&self, limit: Option<u32>) {
+        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.hand_out();
+        }
+    }
+
+    /// Admits a request, now or later; None when as many wait already as may.
+    pub(super) fn admit(self: &Arc<Self>, limits: &Limits) -> Option<Admission> {
+        if self.waiting.load(Ordering::SeqCst) == 0 && self.take() {
+            return Some(Admission::Now(Permit(Arc::clone(self))));
+        }
+        if limits.max_pending == 0 {
+            return None;
+        }
+        let mut queue = self.queue();
+        if queue.waiters.len() >= limits.max_pending as usize {
+            return None;
+        }
+        let (sender, turn) = oneshot::channel();
+        let number = queue.next;
+        queue.next += 1;
+        queue.waiters.push_back((number, sender));
+        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+        drop(queue);
+        self.hand_out(); // a place may have become free before anybody could see that we wait
+        Some(Admission::Later(Pending { state: Some(Arc::clone(self)), number, turn }))
+    }
+
+    /// Takes a place if there is one.
+    fn take(&self) -> bool {
+        let limit = self.limit.load(Ordering::SeqCst);
+        if limit == UNLIMITED {
+            self.in_flight.fetch_add(1, Ordering::SeqCst);
+            return true;
+        }
+        let more = |before: u32| (before < limit).then(|| before + 1);
+        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
+    /// Gives a place back.
+    fn release(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        // Sequentially consistent with `admit`: it says that it waits and then looks for a place, this gives the place
+        // back and then looks for who waits, so one of them sees the other.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.hand_out();
+        }
+    }
+
+    /// Gives free places to those who wait, in order.
+    fn hand_out(&self) {
+        let mut queue = self.queue();
+        while !queue.waiters.is_empty() && self.take() {
+            let first = queue.waiters.pop_front();
+            // Whoever left has taken its number out of the queue, so there is always somebody.
+            let _there = first.map(|(_, turn)| turn.send(()));
+        }
+        self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+    }
+
+    /// Takes a waiter out of the queue; a place that it was given already goes on to the next.
+    fn leave(&self, number: u64) {
+        let mut queue = self.queue();
+        if let Ok(at) = queue.waiters.binary_search_by_key(&number, |(number, _)| *number) {
+            queue.waiters.remove(at);
+            self.waiting.store(queue.waiters.len(), Ordering::SeqCst);
+            return;
+        }
+        drop(queue);
+        self.release();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that may go on, now or later.
+#[derive(Debug)]
+pub enum Admission {
+    /// It may go on.
+    Now(Permit),
+    /// It has to wait for its turn.
+    Later(Pending),
+}
+
+/// One request admitted to a backend; it ends when dropped.
+#[derive(Debug)]
+pub struct Permit(Arc<BackendState>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// A request that waits for its turn; dropped before, it leaves the queue.
+#[derive(Debug)]
+pub struct Pending {
+    state: Option<Arc<BackendState>>,
+    number: u64,
+    turn: oneshot::Receiver<()>,
+}
+
+impl Future for Pending {
+    type Output = Permit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        // The sender lives in the queue of the state, and the state in us: it speaks before it goes.
+        let _turn = ready!(Pin::new(&mut self.turn).poll(cx));
+        self.state.take().map_or(Poll::Pending, |state| Poll::Ready(Permit(state)))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(state) = self.state.take() {
+            state.leave(self.number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(max_pending: u32) -> Limits {
+        Limits { max_pending, ..Limits::default() }
+    }
+
+    fn limited(limit: u32) -> Arc<BackendState> {
+        let state = Arc::<BackendState>::default();
+        state.set_limit(Some(limit));
+        state
+    }
+
+    fn now(admission: Option<Admission>) -> Permit {
+        match admission {
+            Some(Admission::Now(permit)) => permit,
+            other => panic!("expected a place, got {other:?}"),
+        }
+    }
+
+    fn later(admission: Option<Admission>) -> Pending {
+        match admission {
+            Some(Admission::Later(pending)) => pending,
+            other => panic!("expected to wait, got {other:?}"),
+        }
+    }
+
+    fn turn(pending: &mut Pending) -> Option<Permit> {
+        match Pin::new(pending).poll(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready(permit) => Some(permit),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn those_who_wait_are_let_in_in_order_and_not_overtaken() {
+        let (state, limits) = (limited(1), limits(3));
+        let first = now(state.admit(&limits));
+        let (mut a, mut b) = (later(state.admit(&limits)), later(state.admit(&limits)));
+        assert!(turn(&mut a).is_none() && turn(&mut b).is_none());
+        assert_eq!((state.in_flight(), state.pending()), (1, 2));
+        drop(first);
+        assert!(turn(&mut b).is_none());
+        let mut c = later(state.admit(&limits));
+        let of_a = turn(&mut a).expect("the place goes to who came first");
+        drop(of_a);
+        drop(turn(&mut b).unwrap());
+        assert!(turn(&mut c).is_some());
+        assert_eq!((state.in_flight(), state.pending()), (0, 0));
+    }
+
+    #[test]
+    fn more_than_may_wait_are_refused() {
+        let (state, limits) = (limited(1), limits(1));
+        let _first = now(state.admit(&limits));
+        let waiting = later(state.admit(&limits));
+        assert!(state.admit(&limits).is_none());
+        drop(waiting);
+        assert!(state.admit(&limits).is_some(), "who leaves makes room");
+    }
+
+    #[test]
+    fn a_place_given_to_who_left_goes_to_the_next() {
+        let (state, limits) = (limited(1), limits(2));
+        let first = now(state.admit(&limits));
+        let (a, mut b) = (later(state.admit(&limits)), later(state.admit(&limits)));
+        drop(first); // the place is given to a, which leaves without having looked
+        drop(a);
+        assert!(turn(&mut b).is_some());
+        assert_eq!(state.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_higher_limit_lets_in_those_who_wait() {
+        let (state, limits) = (limited(1), limits(2));
+        let _first = now(state.admit(&limits));
+        let (mut a, mut b) = (later(state.admit(&limits)), later(state.admit(&limits)));
+        state.set_limit(Some(2));
+        let _a = turn(&mut a).expect("one more");
+        assert!(turn(&mut b).is_none());
+        state.set_limit(None);
+        assert!(turn(&mut b).is_some());
+    }
+
+    #[test]
+    fn threads_never_exceed_the_limit_and_nobody_is_forgotten() {
+        let (state, limits) = (limited(3), limits(1_000));
+        let (inside, most) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    for _ in 0..2_000 {
+                        let _permit = match state.admit(&limits).unwrap() {
+                            Admission::Now(permit) => permit,
+                            Admission::Later(pending) => runtime.block_on(pending),
+                        };
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        assert!(most.load(Ordering::SeqCst) <= 3);
+        assert_eq!((state.in_flight(), state.pending()), (0, 0));
+    }
+}
