@@ -60,6 +60,7 @@ fn the_order_of_objects_changes_nothing() {
         objects.services.reverse();
         objects.slices.reverse();
         objects.secrets.reverse();
+        objects.config_maps.reverse();
         objects.policies.reverse();
         objects.malformed.reverse();
         let cluster = Cluster::read(objects);

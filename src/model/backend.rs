@@ -105,6 +105,14 @@ impl Protocol {
         matches!(self, Self::H2c | Self::H2)
     }
 
+    /// The same over TLS.
+    pub fn over_tls(self) -> Self {
+        match self {
+            Self::Http1 | Self::Https => Self::Https,
+            Self::H2c | Self::H2 => Self::H2,
+        }
+    }
+
     /// Whether the connection is encrypted.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::H2)

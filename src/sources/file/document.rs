@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Secret, Service},
+    core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -40,6 +40,7 @@ pub(super) enum Object {
     Service(Arc<Service>),
     Slice(Arc<EndpointSlice>),
     Secret(Arc<Secret>),
+    ConfigMap(Arc<ConfigMap>),
     Policy(Arc<BackendPolicy>),
 }
 
@@ -52,6 +53,7 @@ impl Object {
             Self::Service(object) => objects.services.push(Arc::clone(object)),
             Self::Slice(object) => objects.slices.push(Arc::clone(object)),
             Self::Secret(object) => objects.secrets.push(Arc::clone(object)),
+            Self::ConfigMap(object) => objects.config_maps.push(Arc::clone(object)),
             Self::Policy(object) => objects.policies.push(Arc::clone(object)),
         }
     }
@@ -65,12 +67,20 @@ enum Kind {
     Service,
     EndpointSlice,
     Secret,
+    ConfigMap,
     BackendPolicy,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Ingress, Self::IngressClass, Self::Service, Self::EndpointSlice, Self::Secret, Self::BackendPolicy];
+    const ALL: [Self; 7] = [
+        Self::Ingress,
+        Self::IngressClass,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::BackendPolicy,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -79,6 +89,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
             Self::BackendPolicy => "BackendPolicy",
         }
     }
@@ -86,7 +97,7 @@ impl Kind {
     fn api_version(self) -> &'static str {
         match self {
             Self::Ingress | Self::IngressClass => "networking.k8s.io/v1",
-            Self::Service | Self::Secret => "v1",
+            Self::Service | Self::Secret | Self::ConfigMap => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::BackendPolicy => "pierhead.dev/v1alpha1",
         }
@@ -221,6 +232,7 @@ fn entry(kind: Kind, api_version: &str, mut value: Value, place: &Place) -> Entr
         Kind::IngressClass => parse(&value).map(|object| (Object::Class(Arc::new(object)), Vec::new())),
         Kind::Service => parse(&value).map(|object| (Object::Service(Arc::new(object)), Vec::new())),
         Kind::EndpointSlice => parse(&value).map(|object| (Object::Slice(Arc::new(object)), Vec::new())),
+        Kind::ConfigMap => parse(&value).map(|object| (Object::ConfigMap(Arc::new(object)), Vec::new())),
         Kind::Secret => parse(&value).map(|object| (Object::Secret(Arc::new(with_strings(object))), Vec::new())),
     };
     match read {

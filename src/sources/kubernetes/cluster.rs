@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::{
-    core::v1::{Secret, Service},
+    core::v1::{ConfigMap, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -30,6 +30,8 @@ pub struct Objects {
     pub slices: Vec<Arc<EndpointSlice>>,
     /// Secrets of type `kubernetes.io/tls`.
     pub secrets: Vec<Arc<Secret>>,
+    /// `ConfigMaps` with a key `ca.crt`; others may be among them.
+    pub config_maps: Vec<Arc<ConfigMap>>,
     /// Our policies.
     pub policies: Vec<Arc<BackendPolicy>>,
     /// What could not be read as an object of its kind.
@@ -49,6 +51,8 @@ pub struct Cluster {
     pub slices: BTreeMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
     /// By namespace and name.
     pub secrets: BTreeMap<ObjectKey, Arc<Secret>>,
+    /// By namespace and name.
+    pub config_maps: BTreeMap<ObjectKey, Arc<ConfigMap>>,
     /// Strongest claim first: oldest, then by namespace and name.
     pub policies: Vec<Arc<BackendPolicy>>,
     /// What could not be read as an object of its kind.
@@ -61,7 +65,8 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 impl Cluster {
     /// Orders and joins.
     pub fn read(objects: Objects) -> Self {
-        let Objects { mut ingresses, mut classes, services, slices, secrets, mut policies, mut malformed } = objects;
+        let Objects { mut ingresses, mut classes, services, slices, secrets, config_maps, mut policies, mut malformed } =
+            objects;
         ingresses.sort_by_cached_key(|ingress| precedence(&**ingress));
         policies.sort_by_cached_key(|policy| precedence(&**policy));
         classes.sort_by_cached_key(|class| class.name_any());
@@ -82,6 +87,7 @@ impl Cluster {
             services: by_key(services),
             slices: by_service,
             secrets: by_key(secrets),
+            config_maps: by_key(config_maps),
             policies,
             malformed,
         }

@@ -62,7 +62,7 @@ pub fn compile(cluster: &Cluster, certificates: &Certificates, settings: &Settin
     for problem in &cluster.malformed {
         builder.problem(problem.clone());
     }
-    let policies = Policies::read(cluster, &mut builder);
+    let policies = Policies::read(cluster, certificates, &mut builder);
     let backends = Backends { cluster, settings, policies };
     for object in cluster.ingresses.iter().filter(|ingress| is_ours(ingress, cluster, settings)) {
         ingress::compile(&mut builder, object, &backends, certificates);

@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod api;
+mod authorities;
 pub mod class;
 pub mod cluster;
 pub mod compile;

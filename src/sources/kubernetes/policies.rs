@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 
 use super::{
-    Cluster, ObjectKey,
+    Certificates, Cluster, ObjectKey,
     api::{BackendPolicy, TargetRef},
 };
 use crate::{
-    model::{Builder, Origin, Policy, Problem, ProblemKind},
-    sources::policy,
+    model::{Builder, Origin, Problem, ProblemKind},
+    sources::policy::{self, Converted, Refusals},
 };
 
 /// A Service, and one of its ports by name or all of them.
@@ -20,43 +20,43 @@ type Target = (ObjectKey, Option<String>);
 /// The policies in force.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
-    by_target: BTreeMap<Target, (Arc<Policy>, Origin)>,
-    default: Arc<Policy>,
+    by_target: BTreeMap<Target, (Arc<Converted>, Origin)>,
+    default: Arc<Converted>,
 }
 
 impl Policies {
     /// Lets each policy claim its targets, strongest policy first, and tells those that lose or name nothing.
-    pub(super) fn read(cluster: &Cluster, builder: &mut Builder) -> Self {
+    pub(super) fn read(cluster: &Cluster, certificates: &Certificates, builder: &mut Builder) -> Self {
         let mut policies = Self::default();
         for object in &cluster.policies {
-            policies.claim(object, cluster, builder);
+            policies.claim(object, cluster, certificates, builder);
         }
         policies
     }
 
     /// The policy for a port. One that names the port beats one for the whole Service.
-    pub(super) fn find(&self, service: &ObjectKey, port_name: Option<&str>) -> Arc<Policy> {
+    pub(super) fn find(&self, service: &ObjectKey, port_name: Option<&str>) -> Arc<Converted> {
         let of_port = port_name.and_then(|name| self.by_target.get(&(service.clone(), Some(name.to_owned()))));
         let found = of_port.or_else(|| self.by_target.get(&(service.clone(), None)));
         Arc::clone(found.map_or(&self.default, |(policy, _)| policy))
     }
 
-    fn claim(&mut self, object: &BackendPolicy, cluster: &Cluster, builder: &mut Builder) {
+    fn claim(&mut self, object: &BackendPolicy, cluster: &Cluster, certificates: &Certificates, builder: &mut Builder) {
         let namespace = object.namespace().unwrap_or_default();
         let origin = Origin::new("BackendPolicy", namespace.as_str(), object.name_any());
         let mut problem = |field: String, kind| {
             builder.problem(Problem { origin: origin.clone(), field: format!("spec.{field}"), kind });
         };
         let spec = &object.spec;
-        let (policy, refused) = policy::compile(&spec.load_balancing, spec.timeouts.as_ref(), spec.limits.as_ref());
-        for (field, kind) in refused {
-            problem(field.to_owned(), kind);
+        let mut refusals = Refusals::default();
+        let converted = Arc::new(policy::convert(spec, &certificates.of(&namespace), &mut refusals));
+        for (field, kind) in refusals.0 {
+            problem(field, kind);
         }
         if spec.target_refs.is_empty() || spec.target_refs.len() > 16 {
             let found = format!("{} targets", spec.target_refs.len());
             problem("targetRefs".into(), ProblemKind::InvalidValue { found, expected: "1 to 16".into() });
         }
-        let policy = Arc::new(policy);
         for (i, target) in spec.target_refs.iter().enumerate() {
             let key = (namespace.clone(), target.name.clone());
             if let Err((field, kind)) = check(target, &key, cluster) {
@@ -69,7 +69,7 @@ impl Policies {
                 let what = format!("the policy of Service {namespace}/{}{port}", target.name);
                 problem(format!("targetRefs[{i}]"), ProblemKind::Conflict { what, winner: winner.clone() });
             } else {
-                self.by_target.insert(key, (Arc::clone(&policy), origin.clone()));
+                self.by_target.insert(key, (Arc::clone(&converted), origin.clone()));
             }
         }
     }

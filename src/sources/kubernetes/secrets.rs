@@ -16,19 +16,23 @@ use rustls::{
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
-use super::{Cluster, ObjectKey};
-use crate::model::{Certificate, Origin, ProblemKind};
+use super::{Cluster, ObjectKey, authorities::Authorities};
+use crate::{
+    model::{Certificate, Origin, ProblemKind},
+    sources::policy::{CertificateReferenceKind, Judged, References},
+};
 
 /// The only type of Secret that is read.
-const TLS_TYPE: &str = "kubernetes.io/tls";
+pub(super) const TLS_TYPE: &str = "kubernetes.io/tls";
 
-/// Certificates by the Secret they come from.
+/// Certificates by the Secret they come from, and the certification authorities that policies name.
 ///
 /// State between compilations: a Secret is parsed again only when its content changes, and one that becomes broken keeps
 /// its last good certificate until it is deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Certificates {
     entries: BTreeMap<ObjectKey, Entry>,
+    authorities: Authorities,
     /// Seconds since 1970-01-01T00:00:00Z at the last update.
     now: i64,
 }
@@ -46,8 +50,9 @@ impl Certificates {
         Self::default()
     }
 
-    /// Takes in the Secrets as they are now.
+    /// Takes in the objects as they are now.
     pub fn update(&mut self, cluster: &Cluster) {
+        self.authorities.update(cluster);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.entries.retain(|key, _| cluster.secrets.contains_key(key));
@@ -62,6 +67,11 @@ impl Certificates {
             };
             self.entries.insert(key.clone(), Entry { secret: Arc::clone(secret), good, error });
         }
+    }
+
+    /// What policies of a namespace may refer to.
+    pub(super) fn of<'a>(&'a self, namespace: &'a str) -> impl References + 'a {
+        OfNamespace { certificates: self, namespace }
     }
 
     /// The certificate to serve for a Secret (its own, or the last good one), and what is wrong with it.
@@ -80,6 +90,23 @@ impl Certificates {
             kinds.push(ProblemKind::CertificateExpired { secret, not_after });
         }
         (entry.good.as_ref(), kinds)
+    }
+}
+
+/// References go to objects of one namespace.
+struct OfNamespace<'a> {
+    certificates: &'a Certificates,
+    namespace: &'a str,
+}
+
+impl References for OfNamespace<'_> {
+    fn authorities(&self, kind: CertificateReferenceKind, name: &str) -> Judged<Arc<[CertificateDer<'static>]>> {
+        self.certificates.authorities.judge(kind, (self.namespace.to_owned(), name.to_owned()))
+    }
+
+    fn certificate(&self, secret: &str) -> Judged<Arc<Certificate>> {
+        let (certificate, kinds) = self.certificates.judge(&(self.namespace.to_owned(), secret.to_owned()));
+        (certificate.cloned(), kinds)
     }
 }
 

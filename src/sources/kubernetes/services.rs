@@ -1,6 +1,10 @@
 //! Services and their endpoints: what an Ingress names, resolved into a [`Backend`].
 
-use std::{collections::BTreeMap, net::IpAddr, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
@@ -51,10 +55,13 @@ impl Backends<'_> {
             return Err((SERVICE, ProblemKind::ExternalNameOff(origin)));
         }
         let (number, service_port) = find_port(service, &origin, port)?;
-        let own = service_port.map(protocol_of).unwrap_or_default();
+        let converted = self.policies.find(key, service_port.and_then(|port| port.name.as_deref()));
+        let of_port = service_port.map(protocol_of).unwrap_or_default();
+        let own = converted.protocol(of_port, None);
+        let protocol = converted.protocol(of_port, options.protocol);
         let variant = Variant {
             // Asking for what the Service says anyway shares its backend.
-            protocol: options.protocol.filter(|asked| *asked != own),
+            protocol: Some(protocol).filter(|protocol| *protocol != own),
             target: if external { BackendTarget::Endpoints } else { options.target },
         };
         let id = BackendId { variant, ..BackendId::new(key.0.as_str(), key.1.as_str(), number) };
@@ -72,10 +79,10 @@ impl Backends<'_> {
         };
         builder.backend(Backend {
             id: id.clone(),
-            protocol: variant.protocol.unwrap_or(own),
+            protocol,
             endpoints,
             client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
-            policy: self.policies.find(key, service_port.and_then(|port| port.name.as_deref())),
+            policy: Arc::clone(&converted.policy),
         });
         Ok(id)
     }

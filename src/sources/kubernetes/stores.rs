@@ -9,7 +9,7 @@ use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::{
-    core::v1::{Namespace, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -32,6 +32,9 @@ const WATCH_SECONDS: u32 = 60;
 const TLS_SECRETS: &str = "type=kubernetes.io/tls";
 const SECRET_KEYS: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
+/// Only this key of `ConfigMaps` is ever kept.
+const AUTHORITIES: &str = "ca.crt";
+
 /// Which part of the cluster is watched.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
@@ -53,6 +56,7 @@ pub struct Stores {
     services: Vec<Arc<Store<Service>>>,
     slices: Vec<Arc<Store<EndpointSlice>>>,
     secrets: Vec<Arc<Store<Secret>>>,
+    config_maps: Vec<Arc<Store<ConfigMap>>>,
     policies: Vec<Arc<Store<BackendPolicy>>>,
     /// Names of the namespaces that the selector picks.
     selected: Option<Arc<Store<PartialObjectMeta<Namespace>>>>,
@@ -83,6 +87,8 @@ impl Stores {
                 slice.metadata.annotations = None;
             }),
             secrets: start.each("Secret", &tls(), Absence::Never, trim_secret),
+            // Policies alone need them.
+            config_maps: start.each("ConfigMap", &config(), Absence::Forbidden, trim_config_map),
             policies: start.each("BackendPolicy", &config(), Absence::UnknownKind, |_| {}),
             selected: scope.namespace_selector.as_deref().map(|selector| start.namespaces(selector)),
             secret: scope.secret.as_ref().map(|(namespace, name)| {
@@ -109,6 +115,7 @@ impl Stores {
         all_ready(&self.services).await;
         all_ready(&self.slices).await;
         all_ready(&self.secrets).await;
+        all_ready(&self.config_maps).await;
         all_ready(&self.policies).await;
         all_ready(self.selected.as_slice()).await;
         all_ready(self.secret.as_slice()).await;
@@ -128,6 +135,7 @@ impl Stores {
             services: read_all(&self.services, &mut malformed),
             slices: read_all(&self.slices, &mut malformed),
             secrets: read_all(&self.secrets, &mut malformed),
+            config_maps: read_all(&self.config_maps, &mut malformed),
             policies: read_all(&self.policies, &mut malformed),
             malformed,
         };
@@ -136,6 +144,7 @@ impl Stores {
             retain(&mut objects.services, &selected);
             retain(&mut objects.slices, &selected);
             retain(&mut objects.secrets, &selected);
+            retain(&mut objects.config_maps, &selected);
             retain(&mut objects.policies, &selected);
             objects
                 .malformed
@@ -158,6 +167,15 @@ impl Stores {
 fn trim_secret(secret: &mut Secret) {
     if let Some(data) = &mut secret.data {
         data.retain(|key, _| SECRET_KEYS.contains(&key.as_str()));
+    }
+}
+
+fn trim_config_map(map: &mut ConfigMap) {
+    map.metadata.annotations = None;
+    map.metadata.labels = None;
+    map.binary_data = None;
+    if let Some(data) = &mut map.data {
+        data.retain(|key, _| key == AUTHORITIES);
     }
 }
 

@@ -5,7 +5,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::sources::policy::{Limits, LoadBalancing, Timeouts};
+use crate::sources::policy::{
+    Connections, Health, Limits, LoadBalancing, ProtocolName, ProxyProtocolName, Retries, ServerErrorsName,
+    SessionAffinity, Timeouts, Tls,
+};
 
 /// What a policy says and which Services it says it of.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +20,8 @@ use crate::sources::policy::{Limits, LoadBalancing, Timeouts};
     plural = "backendpolicies",
     shortname = "bp",
     derive = "PartialEq",
-    doc = "Says how requests to a Service are balanced and limited. It attaches to Services of its own namespace.",
+    doc = "Says how requests to a Service are balanced, limited, retried and checked. It attaches to Services of its own \
+        namespace, and acts on the next request.",
     status = "BackendPolicyStatus",
     printcolumn = r#"{"name": "Strategy", "type": "string", "jsonPath": ".spec.loadBalancing.strategy"}"#,
     printcolumn = r#"{"name": "Targets", "type": "string", "jsonPath": ".spec.targetRefs[*].name"}"#,
@@ -26,6 +30,12 @@ use crate::sources::policy::{Limits, LoadBalancing, Timeouts};
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.sessionAffinity) || \
+    !(self.loadBalancing.strategy in ['ConsistentHash', 'Maglev'])")
+    .message("sessionAffinity has no place beside the strategies ConsistentHash and Maglev")
+    .field_path(".sessionAffinity"))]
+#[x_kube(validation = Rule::new("!has(self.tls) || !has(self.protocol) || self.protocol != 'H2C'")
+    .message("protocol H2C is clear text and has no place beside tls").field_path(".protocol"))]
 pub struct BackendPolicySpec {
     /// The Services, or single ports of Services, that the policy is for. Of several policies for one port the one that
     /// names the port wins, then the oldest, then the first by name.
@@ -34,12 +44,40 @@ pub struct BackendPolicySpec {
     /// How an endpoint is chosen for a request.
     #[serde(default)]
     pub load_balancing: LoadBalancing,
-    /// Times allowed.
+    /// Keeps the requests of one client on one endpoint, by a cookie. Not with strategies that hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeouts: Option<Timeouts>,
+    pub session_affinity: Option<SessionAffinity>,
+    /// How endpoints are spoken to. `HTTP1` is HTTP/1.1, over TLS where `tls` is set; `H2C` HTTP/2 in clear text; `HTTP2`
+    /// HTTP/2 over TLS; `GRPC` HTTP/2, over TLS where `tls` is set and in clear text otherwise. The Ingress annotation
+    /// backend-protocol goes before it. Default: as appProtocol of the Service port says, over TLS where `tls` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<ProtocolName>,
+    /// Connections to endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Connections>,
     /// Limits on what the backend gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Times allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    /// When a request is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
+    /// What becomes of a response with a server error once retries are spent: `Relay` passes it on unchanged;
+    /// `BadGateway` makes it a 502 of our own, so that nothing of it reaches the client.
+    #[serde(default)]
+    pub server_errors: ServerErrorsName,
+    /// How endpoints are found to be unfit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// Speaks to endpoints over TLS, and verifies them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Opens each connection to an endpoint with the address of the client, in this version of the PROXY protocol.
+    /// Endpoints must expect it. Connections are then shared by requests of one client address only. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocolName>,
 }
 
 /// A Service, or one port of it, in the namespace of the policy.
@@ -83,7 +121,8 @@ pub struct PolicyAncestorStatus {
     /// Name of the controller that wrote this entry.
     #[schemars(length(min = 1, max = 253))]
     pub controller_name: String,
-    /// Accepted, and why or why not.
+    /// What became of the policy: Accepted, `ResolvedRefs`, Conflicted and, where a part of it is not valid,
+    /// `PartiallyInvalid`.
     #[serde(default)]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

@@ -1,0 +1,117 @@
+//! Keeping the requests of one client on one endpoint.
+
+use std::sync::Arc;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{PositiveTime, Refusals, load_balancing::is_token};
+use crate::model;
+
+/// Keeps the requests of one client on one endpoint.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionAffinity {
+    /// Does so by a cookie of our own. Affinity by the address of the client is written in the Service:
+    /// `sessionAffinity: ClientIP`.
+    pub cookie: Cookie,
+}
+
+/// The cookie that keeps a client on an endpoint. It names no address: endpoints are told by a hash.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default = "Cookie::default")]
+#[x_kube(validation = Rule::new("self.sameSite != 'None' || self.secure")
+    .message("sameSite None needs secure: true, or browsers refuse the cookie").field_path(".sameSite"))]
+pub struct Cookie {
+    /// Name of the cookie, a token (RFC 6265).
+    #[schemars(length(min = 1, max = 128), extend("pattern" = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
+    pub name: String,
+    /// How long the client keeps it (`Max-Age`). Default: until the client ends its session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<PositiveTime>,
+    /// Paths for which the client sends it (`Path`).
+    #[schemars(length(min = 1, max = 256), extend("pattern" = "^/[!-:<-~]*$"))]
+    pub path: String,
+    /// Whether other sites' requests carry it (`SameSite`). None needs `secure`.
+    pub same_site: SameSiteName,
+    /// Whether the client sends it over TLS only (`Secure`). Set it where the shop is served over HTTPS.
+    pub secure: bool,
+    /// `Persistent` keeps a client with its endpoint for as long as that is there and fit; `Balanced` lets new endpoints
+    /// take over their share of the clients, which spreads load after a scale-up.
+    pub mode: AffinityModeName,
+}
+
+/// Values of `SameSite`.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "a description of each variant would turn the schema's enum into a oneOf")]
+pub enum SameSiteName {
+    Strict,
+    Lax,
+    None,
+}
+
+/// What the cookie names.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "a description of each variant would turn the schema's enum into a oneOf")]
+pub enum AffinityModeName {
+    Persistent,
+    Balanced,
+}
+
+impl Default for Cookie {
+    fn default() -> Self {
+        Self {
+            name: "pierhead".to_owned(),
+            ttl: None,
+            path: "/".to_owned(),
+            same_site: SameSiteName::Lax,
+            secure: false,
+            mode: AffinityModeName::Persistent,
+        }
+    }
+}
+
+impl SessionAffinity {
+    pub(super) fn convert(&self, refusals: &mut Refusals) -> Option<model::CookieAffinity> {
+        Some(self.cookie.convert(refusals))
+    }
+}
+
+impl Cookie {
+    fn convert(&self, refusals: &mut Refusals) -> model::CookieAffinity {
+        let default = Self::default();
+        let name = if is_token(&self.name) && self.name.len() <= 128 {
+            &self.name
+        } else {
+            refusals.refuse("sessionAffinity.cookie.name", &self.name, "a token, as names of cookies are");
+            &default.name
+        };
+        let is_path = self.path.starts_with('/')
+            && self.path.len() <= 256
+            && self.path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');
+        let path = if is_path {
+            &self.path
+        } else {
+            let expected = "a path of visible ASCII that begins with / and has no semicolon";
+            refusals.refuse("sessionAffinity.cookie.path", &self.path, expected);
+            &default.path
+        };
+        let same_site = match self.same_site {
+            SameSiteName::None if !self.secure => {
+                refusals.refuse("sessionAffinity.cookie.sameSite", "None", "secure: true beside it");
+                model::SameSite::Lax
+            }
+            SameSiteName::None => model::SameSite::None,
+            SameSiteName::Lax => model::SameSite::Lax,
+            SameSiteName::Strict => model::SameSite::Strict,
+        };
+        let mode = match self.mode {
+            AffinityModeName::Persistent => model::AffinityMode::Persistent,
+            AffinityModeName::Balanced => model::AffinityMode::Balanced,
+        };
+        let ttl = self.ttl.as_ref().and_then(|ttl| refusals.positive("sessionAffinity.cookie.ttl", ttl));
+        let (name, path) = (Arc::from(name.as_str()), Arc::from(path.as_str()));
+        model::CookieAffinity { name, ttl, path, same_site, secure: self.secure, mode }
+    }
+}

@@ -1,0 +1,174 @@
+//! TLS to endpoints: how they are verified, and what we show them.
+
+use std::sync::Arc;
+
+use kube::KubeSchema;
+use rustls::pki_types::{CertificateDer, ServerName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Refusals;
+use crate::model::{Certificate, EndpointTls, ProblemKind, Verification};
+
+/// Most entries of each list.
+const MAX: usize = 8;
+/// A DNS name without a wildcard.
+const DNS_NAME: &str = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$";
+
+/// Speaks to endpoints over TLS and verifies them. While that cannot be done as written, such as when an authority is
+/// missing, requests are answered 503: nothing is sent unprotected.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Name that is sent to endpoints (SNI), and that their certificate must have unless `subjectAltNames` says
+    /// otherwise.
+    #[schemars(length(min = 1, max = 253), extend("pattern" = DNS_NAME))]
+    pub hostname: String,
+    /// Certification authorities, of which one must have signed the certificate: a `ConfigMap` or a Secret of type
+    /// kubernetes.io/tls in the namespace of the policy, by its key `ca.crt`. Default: the authorities of the system.
+    #[serde(default)]
+    #[schemars(length(max = MAX))]
+    pub ca_certificate_refs: Vec<CertificateReference>,
+    /// Certificate that we show when endpoints ask for one: a Secret of type kubernetes.io/tls in the namespace of the
+    /// policy. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificate_ref: Option<Reference>,
+    /// DNS names of which the certificate must have one, in place of `hostname`. Default: `hostname`.
+    #[serde(default)]
+    #[schemars(length(max = MAX), inner(length(min = 1, max = 253), regex(pattern = DNS_NAME)))]
+    pub subject_alt_names: Vec<String>,
+}
+
+/// Names an object that holds certification authorities.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateReference {
+    /// API group: "" for both kinds.
+    #[serde(default)]
+    #[schemars(length(max = 0))]
+    pub group: String,
+    /// `ConfigMap` or Secret.
+    pub kind: CertificateReferenceKind,
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Kinds that hold certification authorities.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "a description of each variant would turn the schema's enum into a oneOf")]
+pub enum CertificateReferenceKind {
+    ConfigMap,
+    Secret,
+}
+
+/// Names a Secret.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reference {
+    /// API group: "" for Secrets.
+    #[serde(default)]
+    #[schemars(length(max = 0))]
+    pub group: String,
+    /// Secret.
+    #[serde(default)]
+    pub kind: ReferenceKind,
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Kinds that hold a certificate with its key.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "a description of each variant would turn the schema's enum into a oneOf")]
+pub enum ReferenceKind {
+    #[default]
+    Secret,
+}
+
+/// What a value is, and what is wrong with it all the same.
+pub(in crate::sources) type Judged<T> = (Option<T>, Vec<ProblemKind>);
+
+/// Follows the references of one policy.
+pub(in crate::sources) trait References {
+    /// Certification authorities, or the last good ones.
+    fn authorities(&self, kind: CertificateReferenceKind, name: &str) -> Judged<Arc<[CertificateDer<'static>]>>;
+
+    /// A certificate with its key, or the last good one.
+    fn certificate(&self, secret: &str) -> Judged<Arc<Certificate>>;
+}
+
+impl Tls {
+    /// Unavailable as soon as one part is refused: what is left would verify less than what was meant.
+    pub(super) fn convert(&self, references: &impl References, refusals: &mut Refusals) -> EndpointTls {
+        let hostname = server_name("tls.hostname", &self.hostname, refusals);
+        let authorities = self.authorities(references, refusals);
+        let client_certificate = self.client_certificate(references, refusals);
+        let mut names = Vec::new();
+        for (i, name) in self.subject_alt_names.iter().enumerate() {
+            names.push(server_name(&format!("tls.subjectAltNames[{i}]"), name, refusals));
+        }
+        let subject_alt_names: Option<Vec<_>> = names.into_iter().collect();
+        match (hostname, authorities, client_certificate, subject_alt_names) {
+            (Some(hostname), Some(authorities), Some(client_certificate), Some(subject_alt_names)) => {
+                let verification = Verification { hostname, subject_alt_names, authorities, client_certificate };
+                EndpointTls::Verified(Arc::new(verification))
+            }
+            _ => EndpointTls::Unavailable,
+        }
+    }
+
+    /// `Some(None)` for the system's; None when one cannot be had.
+    fn authorities(
+        &self,
+        references: &impl References,
+        refusals: &mut Refusals,
+    ) -> Option<Option<Vec<CertificateDer<'static>>>> {
+        let mut all = Some(Vec::new());
+        for (i, reference) in self.ca_certificate_refs.iter().enumerate() {
+            let field = format!("tls.caCertificateRefs[{i}]");
+            if !reference.group.is_empty() {
+                refusals.refuse(format!("{field}.group"), &reference.group, "an empty group");
+                all = None;
+                continue;
+            }
+            let (found, kinds) = references.authorities(reference.kind, &reference.name);
+            for kind in kinds {
+                refusals.tell(format!("{field}.name"), kind);
+            }
+            all = all.zip(found).map(|(mut all, found)| {
+                all.extend(found.iter().cloned());
+                all
+            });
+        }
+        all.map(|all| (!self.ca_certificate_refs.is_empty()).then_some(all))
+    }
+
+    /// `Some(None)` where none is asked for; None when it cannot be had.
+    fn client_certificate(
+        &self,
+        references: &impl References,
+        refusals: &mut Refusals,
+    ) -> Option<Option<Arc<Certificate>>> {
+        let Some(reference) = &self.client_certificate_ref else { return Some(None) };
+        if !reference.group.is_empty() {
+            refusals.refuse("tls.clientCertificateRef.group", &reference.group, "an empty group");
+            return None;
+        }
+        let (found, kinds) = references.certificate(&reference.name);
+        for kind in kinds {
+            refusals.tell("tls.clientCertificateRef.name", kind);
+        }
+        found.map(Some)
+    }
+}
+
+fn server_name(field: &str, text: &str, refusals: &mut Refusals) -> Option<ServerName<'static>> {
+    match ServerName::try_from(text.to_owned()) {
+        Ok(name @ ServerName::DnsName(_)) => Some(name),
+        _ => {
+            refusals.refuse(field, text, "a DNS name without a wildcard");
+            None
+        }
+    }
+}
