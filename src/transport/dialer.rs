@@ -112,3 +112,76 @@ fn failure(error: io::Error) -> DialError {
         _ => DialError::Connect(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{io::AsyncReadExt, net::TcpListener};
+
+    use super::*;
+    use crate::model::EndpointTls;
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn dialer(policy: &Policy) -> Dialer {
+        Dialer::build(policy, Protocol::Http1, Arc::default())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_policy_says_how_silence_is_broken() {
+        let (_listener, address) = listener().await;
+        for silence in [None, Some(Duration::from_secs(7))] {
+            let mut policy = Policy::default();
+            policy.connections.tcp_keepalive = silence;
+            let opened = dialer(&policy).dial(&Address::Socket(address), Proxied::Local).await.unwrap();
+            let Transport::Plain(stream) = opened else { panic!("nobody asked for TLS") };
+            let socket = socket2::SockRef::from(&stream);
+            assert_eq!(socket.keepalive().unwrap(), silence.is_some());
+            if let Some(silence) = silence {
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), silence);
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn of_several_addresses_the_first_that_answers_is_used() {
+        let (listener, address) = listener().await;
+        let unused = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        unused.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let refusing = unused.local_addr().unwrap().as_socket().unwrap();
+        let dialer = dialer(&Policy::default());
+        let stream = dialer.connect(&[refusing, address, refusing]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
+        assert!(matches!(dialer.connect(&[refusing, refusing]).await, Err(DialError::Connect(_))));
+        drop(listener);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_cannot_be_verified_is_never_connected_to() {
+        let (listener, address) = listener().await;
+        let policy = Policy { tls: EndpointTls::Unavailable, ..Policy::default() };
+        let failed = dialer(&policy).dial(&Address::Socket(address), Proxied::Local).await;
+        assert!(matches!(failed, Err(DialError::Unverifiable(_))));
+        let own = Dialer::build(&Policy::default(), Protocol::Http1, [address.port()].into());
+        assert!(matches!(own.dial(&Address::Socket(address), Proxied::Local).await, Err(DialError::Forbidden)));
+        let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
+        assert!(accepted.is_err(), "nobody came");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_probe_says_that_it_is_nobodys_proxy() {
+        let (listener, address) = listener().await;
+        let policy = Policy { proxy_protocol: Some(ProxyProtocol::V1), ..Policy::default() };
+        let opened = dialer(&policy).dial(&Address::Socket(address), Proxied::Local).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        drop(opened);
+        let mut said = String::new();
+        accepted.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "PROXY UNKNOWN\r\n");
+    }
+}

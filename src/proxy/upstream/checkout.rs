@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use hyper::{Request, Response, body::Incoming};
+use rustls::AlertDescription;
 
 use super::{
     super::{
@@ -66,6 +67,12 @@ impl Checkout {
         }
         let source = std::error::Error::source(error);
         let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+        let tls = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::AlertReceived(alert)) if is_of_certificate(*alert) => return Error::UpstreamTls,
+            Some(_) => return Error::UpstreamReset,
+            None => {}
+        }
         let is_endless = io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData);
         if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() || is_endless {
             return Error::UpstreamMalformed;
@@ -120,4 +127,20 @@ impl Drop for Checkout {
             self.upstreams.kept(&self.place, |kept| kept.vacated(stream, now));
         }
     }
+}
+
+/// Whether the endpoint refuses our certificate. RFC 8446 §4.4.2: in TLS 1.3 it says so after our side of the handshake has
+/// ended, and reads nothing of the request.
+fn is_of_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+    )
 }

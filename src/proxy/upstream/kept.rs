@@ -324,3 +324,21 @@ impl Drop for Stream {
         state.since.set(state.clock.now());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_to_names_retire_however_long_the_policy_would_keep_them() {
+        let name = Address::Name { host: "shop.example".into(), port: 80 };
+        let socket = Address::Socket(([192, 0, 2, 1], 80).into());
+        let (minute, hour) = (Duration::from_mins(1), Duration::from_hours(1));
+        let cases = [(None, 300_000, Moment::MAX), (Some(minute), 60_000, 60_000), (Some(hour), 300_000, 3_600_000)];
+        for (max_age, of_name, of_socket) in cases {
+            let policy = Connections { max_age, ..Connections::default() };
+            assert_eq!(Terms::of(&policy, &name, minute).max_age, of_name);
+            assert_eq!(Terms::of(&policy, &socket, minute).max_age, of_socket);
+        }
+    }
+}
