@@ -21,6 +21,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
@@ -52,6 +53,10 @@ pub struct Backend {
 struct State {
     seen: Mutex<Vec<Value>>,
     connections: AtomicUsize,
+    /// Connections that are open now.
+    open: AtomicUsize,
+    /// The most requests that were ever under way at once.
+    most_waiting: AtomicUsize,
     /// Requests under way; one that is cancelled leaves too.
     waiting: AtomicUsize,
     released: watch::Sender<bool>,
@@ -63,86 +68,120 @@ struct State {
     health: AtomicU16,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Protocol {
-    Http1,
-    H2c,
-    Tls,
+/// What a backend speaks.
+#[derive(Clone, Default)]
+pub struct Speaks {
+    /// HTTP/2 in clear text, and nothing else.
+    pub h2c: bool,
+    /// TLS, and HTTP/1.1 or HTTP/2 by ALPN.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// A header of the PROXY protocol comes first.
+    pub proxy: bool,
+}
+
+/// What a backend knows of one of its connections; it tells so with each request.
+#[derive(Clone, Default)]
+struct Connection {
+    /// Counts from 1.
+    number: usize,
+    /// The PROXY header, written as version 1 is.
+    proxied: Option<String>,
+    /// Server name of the handshake.
+    server_name: Option<String>,
+    shows_certificate: bool,
 }
 
 impl Backend {
     /// A backend that speaks HTTP/1.1.
     pub async fn start(name: &'static str) -> Self {
-        Self::listen(name, Protocol::Http1, Ipv4Addr::LOCALHOST.into()).await
+        Self::speaking(name, Speaks::default()).await
     }
 
     /// A backend that speaks HTTP/1.1, on the IPv6 loopback address.
     pub async fn ipv6(name: &'static str) -> Self {
-        Self::listen(name, Protocol::Http1, Ipv6Addr::LOCALHOST.into()).await
+        Self::listen(name, Speaks::default(), Ipv6Addr::LOCALHOST.into()).await
     }
 
     /// A backend that speaks TLS with a certificate of nobody's, and HTTP/1.1 or HTTP/2 by ALPN.
     pub async fn tls(name: &'static str) -> Self {
-        Self::listen(name, Protocol::Tls, Ipv4Addr::LOCALHOST.into()).await
+        let tls = super::tls::server(&super::tls::Pair::new(&["backend.invalid"]));
+        Self::speaking(name, Speaks { tls: Some(tls), ..Speaks::default() }).await
     }
 
     /// A backend that speaks HTTP/2 in clear text, and nothing else.
     pub async fn h2c(name: &'static str) -> Self {
-        Self::listen(name, Protocol::H2c, Ipv4Addr::LOCALHOST.into()).await
+        Self::speaking(name, Speaks { h2c: true, ..Speaks::default() }).await
     }
 
-    async fn listen(name: &'static str, protocol: Protocol, ip: IpAddr) -> Self {
+    /// A backend that speaks what the test wants.
+    pub async fn speaking(name: &'static str, speaks: Speaks) -> Self {
+        Self::listen(name, speaks, Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    async fn listen(name: &'static str, speaks: Speaks, ip: IpAddr) -> Self {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let backend = Self { name, address: listener.local_addr().unwrap(), state: Arc::default() };
         let accepting = backend.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                accepting.state.connections.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(accepting.clone().serve(stream, protocol));
+                let number = accepting.state.connections.fetch_add(1, Ordering::SeqCst) + 1;
+                let (backend, speaks) = (accepting.clone(), speaks.clone());
+                tokio::spawn(async move {
+                    backend.state.open.fetch_add(1, Ordering::SeqCst);
+                    backend.clone().serve(stream, &speaks, number).await;
+                    backend.state.open.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         backend
     }
 
-    async fn serve(self, stream: TcpStream, protocol: Protocol) {
+    async fn serve(self, mut stream: TcpStream, speaks: &Speaks, number: usize) {
+        let mut connection = Connection { number, ..Connection::default() };
+        if speaks.proxy {
+            connection.proxied = super::proxy_header(&mut stream).await;
+        }
+        let Some(tls) = &speaks.tls else {
+            self.speak(stream, speaks.h2c, connection).await;
+            return;
+        };
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(tls));
+        let Ok(stream) = acceptor.accept(stream).await else { return };
+        let session = stream.get_ref().1;
+        connection.server_name = session.server_name().map(str::to_owned);
+        connection.shows_certificate = session.peer_certificates().is_some();
+        let is_http2 = session.alpn_protocol() == Some(b"h2");
+        self.speak(stream, is_http2, connection).await;
+    }
+
+    async fn speak(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        is_http2: bool,
+        connection: Connection,
+    ) {
         let service = service_fn(move |request| {
-            let backend = self.clone();
-            async move { Ok::<_, Infallible>(backend.answer(request).await) }
+            let (backend, connection) = (self.clone(), connection.clone());
+            async move { Ok::<_, Infallible>(backend.answer(request, &connection).await) }
         });
+        let io = TokioIo::new(stream);
         // Errors are the proxy's doing and show in what the client sees.
-        let _closed = match protocol {
-            Protocol::Http1 => {
-                let io = TokioIo::new(stream);
-                let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
-                connection.with_upgrades().await
-            }
-            Protocol::H2c => {
-                let io = TokioIo::new(stream);
-                hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
-            }
-            Protocol::Tls => {
-                let Ok(stream) = super::tls::accept(stream).await else { return };
-                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    let io = TokioIo::new(stream);
-                    hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
-                } else {
-                    let io = TokioIo::new(stream);
-                    let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
-                    connection.with_upgrades().await
-                }
-            }
+        let _closed = if is_http2 {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+        } else {
+            hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await
         };
     }
 
-    async fn answer(self, mut request: Request<Incoming>) -> Response<Body> {
+    async fn answer(self, mut request: Request<Incoming>, connection: &Connection) -> Response<Body> {
         let path = request.uri().path().to_owned();
         if request.headers().contains_key(header::UPGRADE) && !path.starts_with("/refuse-upgrade") {
-            self.remember(&request, 0, None);
+            self.remember(&request, connection, 0, None);
             return upgrade(&mut request);
         }
         let _waiting = Waiting::new(&self.state);
         if path.starts_with("/early") {
-            self.remember(&request, 0, None);
+            self.remember(&request, connection, 0, None);
             return text(StatusCode::PAYLOAD_TOO_LARGE, "not read");
         }
         let (head, body) = request.into_parts();
@@ -150,7 +189,7 @@ impl Backend {
         let Ok(collected) = collected else { return text(StatusCode::BAD_REQUEST, "the body broke off") };
         let trailers = collected.trailers().cloned();
         let body = collected.to_bytes();
-        let seen = self.remember(&Request::from_parts(head, ()), body.len(), trailers.as_ref());
+        let seen = self.remember(&Request::from_parts(head, ()), connection, body.len(), trailers.as_ref());
         self.answer_to(&path, seen, body).await
     }
 
@@ -179,7 +218,13 @@ impl Backend {
         }
     }
 
-    fn remember<B>(&self, request: &Request<B>, body: usize, trailers: Option<&HeaderMap>) -> Value {
+    fn remember<B>(
+        &self,
+        request: &Request<B>,
+        connection: &Connection,
+        body: usize,
+        trailers: Option<&HeaderMap>,
+    ) -> Value {
         let pairs = |headers: &HeaderMap| -> Vec<(String, String)> {
             headers.iter().map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned())).collect()
         };
@@ -192,6 +237,10 @@ impl Backend {
             "headers": pairs(request.headers()),
             "trailers": trailers.map(pairs),
             "body": body,
+            "connection": connection.number,
+            "proxied": connection.proxied,
+            "serverName": connection.server_name,
+            "showsCertificate": connection.shows_certificate,
         });
         self.state.seen.lock().unwrap().push(seen.clone());
         seen
@@ -235,6 +284,17 @@ impl Backend {
         self.state.connections.load(Ordering::SeqCst)
     }
 
+    /// Waits until exactly `count` connections are open.
+    pub async fn keeps(&self, count: usize) {
+        let there = async || (self.state.open.load(Ordering::SeqCst) == count).then_some(());
+        eventually(&format!("{count} connections to backend {}", self.name), there).await;
+    }
+
+    /// The most requests that were ever under way at once.
+    pub fn most_waiting(&self) -> usize {
+        self.state.most_waiting.load(Ordering::SeqCst)
+    }
+
     /// Waits until exactly `count` requests are under way.
     pub async fn waits_for(&self, count: usize) {
         let there = async || (self.state.waiting.load(Ordering::SeqCst) == count).then_some(());
@@ -251,7 +311,8 @@ struct Waiting(Arc<State>);
 
 impl Waiting {
     fn new(state: &Arc<State>) -> Self {
-        state.waiting.fetch_add(1, Ordering::SeqCst);
+        let before = state.waiting.fetch_add(1, Ordering::SeqCst);
+        state.most_waiting.fetch_max(before + 1, Ordering::SeqCst);
         Self(Arc::clone(state))
     }
 }

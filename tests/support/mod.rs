@@ -9,10 +9,13 @@ pub mod backend;
 pub mod client;
 pub mod manifests;
 pub mod pierhead;
+mod proxy_protocol;
 pub mod tls;
 mod unverified;
 
 use std::time::Duration;
+
+pub use proxy_protocol::proxy_header;
 
 /// How long a test waits for what must come. Generous: it only costs time when something is broken.
 pub const DEADLINE: Duration = Duration::from_secs(30);

@@ -40,17 +40,75 @@ impl Pair {
     }
 }
 
-/// Takes a handshake with a certificate made for it, offering HTTP/2 and HTTP/1.1.
-pub async fn accept(stream: TcpStream) -> std::io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
-    let Pair { certificate, key } = Pair::new(&["backend.invalid"]);
-    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
+/// A certification authority.
+pub struct Authority(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Authority {
+    /// A new one.
+    pub fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// A certificate for these names.
+    pub fn issue(&self, names: &[&str]) -> Pair {
+        self.issue_until(names, 4096)
+    }
+
+    /// A certificate for these names that was good until the year began.
+    pub fn issue_until(&self, names: &[&str], year: i32) -> Pair {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        Pair { certificate: params.signed_by(&key, &self.0).unwrap(), key }
+    }
+
+    /// A `ConfigMap` that holds its certificate.
+    pub fn config_map(&self, name: &str) -> String {
+        let pem = self.0.pem().replace('\n', "\n    ");
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: default}}\ndata:\n  ca.crt: |\n    \
+             {pem}\n---\n"
+        )
+    }
+}
+
+/// What a server uses that shows this certificate and offers HTTP/2 and HTTP/1.1.
+pub fn server(pair: &Pair) -> Arc<rustls::ServerConfig> {
+    finish(server_builder(rustls::DEFAULT_VERSIONS).with_no_client_auth(), pair)
+}
+
+/// What a server uses that also demands a certificate of this authority, in one version of TLS.
+pub fn demanding_server(
+    pair: &Pair,
+    of: &Authority,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Arc<rustls::ServerConfig> {
+    let mut authorities = rustls::RootCertStore::empty();
+    authorities.add(of.0.der().clone()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider);
+    finish(server_builder(&[version]).with_client_cert_verifier(clients.build().unwrap()), pair)
+}
+
+fn server_builder(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> rustls::ConfigBuilder<rustls::ServerConfig, rustls::WantsVerifier> {
+    rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)
         .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], rustls_pki_types::PrivatePkcs8KeyDer::from(key).into())
-        .unwrap();
+}
+
+fn finish(
+    builder: rustls::ConfigBuilder<rustls::ServerConfig, rustls::server::WantsServerCert>,
+    Pair { certificate, key }: &Pair,
+) -> Arc<rustls::ServerConfig> {
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await
+    Arc::new(config)
 }
 
 /// Opens TLS with a server name and protocols to offer.
