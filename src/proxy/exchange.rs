@@ -11,7 +11,9 @@ use http::{HeaderValue, Method, Response, StatusCode, Uri, Version, header, requ
 use hyper::body::{Body, Incoming};
 
 use super::{
-    Error, answer,
+    Error,
+    affinity::{self, Affinity},
+    answer,
     attempt::Attempts,
     body::{BodyLimits, RequestBody},
     clock,
@@ -173,7 +175,9 @@ impl Exchange<'_> {
         let record = self.record.as_mut().ok_or(Error::ClientGone)?;
         record.in_flight = Some(admitted.in_flight);
         record.permit = Some(admitted.permit);
-        let timeouts = &pool.backend.policy.timeouts;
+        let policy = &pool.backend.policy;
+        let affinity = Affinity::read(policy, &head.uri, &head.headers, self.address);
+        let timeouts = &policy.timeouts;
         record.expire_after(timeouts.request);
         let idle = clock::limit(timeouts.idle.unwrap_or(worker.settings.timeouts.idle));
         let wanted = headers::upgrade(&head.headers, head.version);
@@ -187,7 +191,7 @@ impl Exchange<'_> {
         let (body, upload) = if body.is_end_stream() {
             (RequestBody::empty(), None)
         } else {
-            let limits = BodyLimits { bytes: limit, kept: pool.backend.policy.retries.replay_body, idle };
+            let limits = BodyLimits { bytes: limit, kept: policy.retries.replay_body, idle };
             let (body, upload) = RequestBody::streamed(body, &worker.clock, limits);
             (body, Some(upload))
         };
@@ -197,8 +201,14 @@ impl Exchange<'_> {
             headers::ask_upgrade(&mut head.headers, protocol);
         }
         target.write_to(&mut head, pool.backend.protocol, upload.is_some() && body.size_hint().exact().is_none())?;
-        let attempts = Attempts { client: self.client, pool: &pool, address: self.address, upload };
-        let (response, checkout) = attempts.run(http::Request::from_parts(head, body), record).await?;
+        let attempts = Attempts { client: self.client, pool: &pool, address: self.address, affinity, upload };
+        let (mut response, checkout) = attempts.run(http::Request::from_parts(head, body), record).await?;
+        let session = record.lease.as_ref().and_then(|lease| lease.session);
+        if let (Some(affinity), Some(session)) = (&policy.cookie_affinity, session)
+            && let Some(cookie) = affinity::set_cookie(affinity, session)
+        {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
         respond(self.client, response, checkout, self.record, upgrade, idle)
     }
 

@@ -3,6 +3,7 @@
 //! Each thread runs a single-threaded runtime, serves the connections it accepted and keeps its own connections to
 //! endpoints: no lock and no wake-up of another thread on the way of a request. It knows nothing of Kubernetes.
 
+mod affinity;
 mod answer;
 mod attempt;
 mod body;

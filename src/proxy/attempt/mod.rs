@@ -27,6 +27,7 @@ use self::{
 };
 use super::{
     Error,
+    affinity::Affinity,
     body::{RequestBody, Upload},
     clock::{limit, millis},
     connection::Client,
@@ -44,8 +45,10 @@ use crate::{
 pub(super) struct Attempts<'a> {
     pub(super) client: &'a Rc<Client>,
     pub(super) pool: &'a Arc<Pool>,
-    /// The client, for affinity.
+    /// The client.
     pub(super) address: IpAddr,
+    /// Where the request belongs.
+    pub(super) affinity: Affinity,
     /// The request's body, when it has one.
     pub(super) upload: Option<Rc<Upload>>,
 }
@@ -179,7 +182,8 @@ impl Attempts<'_> {
     fn selection<'a>(&self, tried: &'a [u64]) -> Selection<'a> {
         let worker = &self.client.worker;
         let (thread, now) = (worker.thread, worker.clock.now());
-        Selection { thread, now, client: self.address, key: None, session: None, tried }
+        let Affinity { key, session } = self.affinity;
+        Selection { thread, now, client: self.address, key, session, tried }
     }
 
     /// When a try that begins now must have its response head, if ever.
