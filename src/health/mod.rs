@@ -197,19 +197,19 @@ impl<A> Checks<A> {
             Err(_) => (Outcome::Failure, &self.process.probes_failed),
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let (backend, address) = (&watched.pool.backend.id, &watched.endpoint.address);
+        let (backend, endpoint) = (&watched.pool.backend.id, &watched.endpoint.address);
         if let Err(failure) = &answer {
-            debug!(%backend, %address, %failure, "probe failed");
+            debug!(%backend, %endpoint, %failure, "probe failed");
             watched.endpoint.set_probe_failure(Some(failure.to_string()));
         }
         match (watched.verdict.count(outcome, check), answer) {
             (Some(Turn::Unfit), Err(reason)) => {
                 watched.endpoint.probed(false, now);
-                info!(%backend, %address, %reason, "endpoint unfit");
+                info!(%backend, %endpoint, %reason, "endpoint unfit");
             }
             (Some(Turn::Fit), _) => {
                 watched.endpoint.probed(true, now);
-                info!(%backend, %address, "endpoint fit");
+                info!(%backend, %endpoint, "endpoint fit");
             }
             _ => {}
         }

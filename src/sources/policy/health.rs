@@ -52,7 +52,7 @@ pub struct ActiveCheck {
     /// Asks the gRPC health service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<GrpcProbe>,
-    /// Between two probes of one endpoint, spread by up to a tenth; more than zero.
+    /// Between the starts of two probes of one endpoint; more than zero.
     pub interval: PositiveTime,
     /// Time allowed for one probe, at most `interval`; more than zero.
     pub timeout: PositiveTime,
