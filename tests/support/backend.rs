@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -60,8 +60,8 @@ struct State {
     /// Requests under way; one that is cancelled leaves too.
     waiting: AtomicUsize,
     released: watch::Sender<bool>,
-    /// Milliseconds that each answer takes.
-    delay: AtomicU64,
+    /// How long each answer takes.
+    delay: watch::Sender<Duration>,
     /// Status of each answer; zero for what the path says.
     failure: AtomicU16,
     /// Status of answers to health checks; zero for 200.
@@ -199,7 +199,7 @@ impl Backend {
             "/grpc.health.v1.Health/Check" => return grpc_health(&body, self.health()),
             _ => {}
         }
-        tokio::time::sleep(Duration::from_millis(self.state.delay.load(Ordering::SeqCst))).await;
+        self.take_time().await;
         if let Ok(failure) = StatusCode::from_u16(self.state.failure.load(Ordering::SeqCst)) {
             return text(failure, self.name);
         }
@@ -269,9 +269,21 @@ impl Backend {
         StatusCode::from_u16(self.state.health.load(Ordering::SeqCst)).unwrap_or(StatusCode::OK)
     }
 
-    /// Each answer takes so long from now on.
+    /// Each answer takes so long from now on, also those that are under way.
     pub fn set_delay(&self, delay: Duration) {
-        self.state.delay.store(delay.as_millis().try_into().unwrap(), Ordering::SeqCst);
+        self.state.delay.send_replace(delay);
+    }
+
+    /// Waits from now until the delay of the moment has passed.
+    async fn take_time(&self) {
+        let (start, mut delay) = (tokio::time::Instant::now(), self.state.delay.subscribe());
+        loop {
+            let end = start + *delay.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return,
+                _ = delay.changed() => {}
+            }
+        }
     }
 
     /// Each answer has this status from now on; None for what the path says.
@@ -350,7 +362,7 @@ fn trailers(body: Bytes) -> Response<Body> {
 }
 
 /// An answer to `grpc.health.v1.Health/Check`: the server as a whole and the service `shop` are SERVING with 200 and
-/// NOT_SERVING otherwise; others are NOT_FOUND. 501 stands for a server without the service.
+/// `NOT_SERVING` otherwise; others are `NOT_FOUND`. 501 stands for a server without the service.
 fn grpc_health(request: &[u8], health: StatusCode) -> Response<Body> {
     let is_known = matches!(request, [0, 0, 0, 0, 0] | [0, 0, 0, 0, 6, 0x0a, 4, b's', b'h', b'o', b'p']);
     let status = match health {

@@ -180,6 +180,17 @@ pub fn slice(service: &str, name: &str, address: SocketAddr, conditions: &str) -
     )
 }
 
+/// An `EndpointSlice` with one ready endpoint, with annotations and more fields of the endpoint, both in flow style.
+pub fn slice_with(service: &str, name: &str, address: SocketAddr, annotations: &str, endpoint: &str) -> String {
+    let annotated = format!("metadata:\n  annotations: {{{annotations}}}\n");
+    let fields = if endpoint.is_empty() { String::new() } else { format!(", {endpoint}") };
+    slice(service, name, address, "ready: true").replacen("metadata:\n", &annotated, 1).replacen(
+        "ready: true}",
+        &format!("ready: true}}{fields}"),
+        1,
+    )
+}
+
 /// A `BackendPolicy` for a Service: its spec without `targetRefs`, in flow style.
 pub fn backend_policy(service: &str, spec: &str) -> String {
     format!(

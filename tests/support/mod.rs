@@ -10,6 +10,7 @@ pub mod client;
 pub mod manifests;
 pub mod pierhead;
 mod proxy_protocol;
+pub mod spread;
 pub mod tls;
 mod unverified;
 
