@@ -3,7 +3,7 @@
 //! `PIERHEAD_UPDATE=1 cargo test --test compile` writes the expected files anew; read the difference before it goes in.
 //! A case is compiled as in a cluster. A document of kind `TestSettings` changes that: `classless`,
 //! `allowLoopbackEndpoints`, `allowExternalName`, `sslRedirect`, `httpsPort`, `ingressClass`, `defaultCertificate`,
-//! `defaultBackend`.
+//! `defaultBackend`, `zone`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test as the tests themselves do")]
 #![cfg(feature = "kubernetes")]
 
@@ -89,6 +89,7 @@ fn settings(case: &Path) -> Settings {
         allow_loopback_endpoints: on("allowLoopbackEndpoints").unwrap_or_default(),
         allow_external_name: on("allowExternalName").unwrap_or_default(),
         ssl_redirect: on("sslRedirect").unwrap_or(true),
+        zone: text("zone").map(ToOwned::to_owned),
         https_port: given["httpsPort"].as_u64().map(|port| u16::try_from(port).unwrap()),
         ingress_class: text("ingressClass").map(ToOwned::to_owned),
         default_certificate: text("defaultCertificate")

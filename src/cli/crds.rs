@@ -6,6 +6,7 @@ use std::{
 };
 
 use kube::CustomResourceExt;
+use serde_json::Value;
 
 use crate::sources::kubernetes::api::BackendPolicy;
 
@@ -21,5 +22,27 @@ pub fn run(_: &Args) -> anyhow::Result<ExitCode> {
 
 /// The definitions as YAML, as in `crds/`.
 pub fn yaml() -> anyhow::Result<String> {
-    Ok(format!("# Generated from src/sources/kubernetes/api.\n{}", serde_saphyr::to_string(&BackendPolicy::crd())?))
+    Ok(format!("# Generated from src/sources/kubernetes/api.\n{}", serde_saphyr::to_string(&definition()?)?))
+}
+
+/// The definition of `BackendPolicy`. The lines of a description are joined: whoever shows it breaks it anew.
+pub fn definition() -> anyhow::Result<Value> {
+    let mut definition = serde_json::to_value(BackendPolicy::crd())?;
+    join_lines(&mut definition);
+    Ok(definition)
+}
+
+fn join_lines(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if name == "description" => *text = text.replace('\n', " "),
+                    value => join_lines(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(join_lines),
+        _ => {}
+    }
 }

@@ -66,6 +66,9 @@ struct ObjectArgs {
     /// Follow Services that are external names.
     #[arg(long, env = "PIERHEAD_ALLOW_EXTERNAL_NAME", value_parser = BoolishValueParser::new())]
     allow_external_name: bool,
+    /// Our zone, as the label topology.kubernetes.io/zone of our node names it; without one no endpoint is near.
+    #[arg(long, env = "PIERHEAD_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
     /// Name of the Lease by which one replica is elected to write status.
     #[arg(long, env = "PIERHEAD_LEASE_NAME", value_name = "NAME", default_value = "pierhead")]
     lease_name: String,
@@ -85,6 +88,7 @@ impl ClusterArgs {
             ssl_redirect,
             https_port,
             allow_external_name: self.objects.allow_external_name,
+            zone: self.objects.zone.clone(),
             ..compile::Settings::default()
         }
     }

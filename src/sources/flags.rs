@@ -1,6 +1,6 @@
 //! `--backend URL`: everything to these, without a single object.
 
-use std::{collections::BTreeSet, net::IpAddr, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr, sync::Arc};
 
 use http::Uri;
 
@@ -12,13 +12,15 @@ use crate::{
     },
 };
 
-/// One `--backend`: `http://`, `https://` or `h2c://` and a host with an optional port.
+/// One `--backend`: `http://`, `https://` or `h2c://` and a host, with an optional port and `#weight=`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendUrl {
     /// How it is spoken to.
     pub protocol: Protocol,
     /// Where it listens.
     pub address: Address,
+    /// Its share relative to the others.
+    pub weight: u16,
 }
 
 /// Why a `--backend` cannot be read.
@@ -33,8 +35,11 @@ pub enum BackendUrlError {
     /// A port that is not a number from 1 to 65535.
     #[error("expected a port from 1 to 65535")]
     Port,
-    /// User information, path, query or fragment, which would have no effect.
-    #[error("expected nothing besides scheme, host and port")]
+    /// A fragment that is no weight.
+    #[error("expected #weight= and a number from 0 to 65535")]
+    Weight,
+    /// User information, path or query, which would have no effect.
+    #[error("expected nothing besides scheme, host, port and weight")]
     Excess,
     /// A host that is neither an IP address nor a DNS name.
     #[error("the host is neither an IP address nor a DNS name")]
@@ -45,6 +50,13 @@ impl FromStr for BackendUrl {
     type Err = BackendUrlError;
 
     fn from_str(text: &str) -> Result<Self, BackendUrlError> {
+        let (text, weight) = match text.split_once('#') {
+            None => (text, 1),
+            Some((text, fragment)) => {
+                let weight = fragment.strip_prefix("weight=").and_then(|weight| weight.parse().ok());
+                (text, weight.ok_or(BackendUrlError::Weight)?)
+            }
+        };
         let uri: Uri = text.parse().map_err(|_| BackendUrlError::NotAUrl)?;
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
             return Err(BackendUrlError::NotAUrl);
@@ -55,7 +67,7 @@ impl FromStr for BackendUrl {
             "h2c" => (Protocol::H2c, 80),
             other => return Err(BackendUrlError::Scheme(other.to_owned())),
         };
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains(['#', '@']) {
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('@') {
             return Err(BackendUrlError::Excess);
         }
         let host = authority.host();
@@ -73,13 +85,14 @@ impl FromStr for BackendUrl {
                 _ => return Err(BackendUrlError::Host),
             },
         };
-        Ok(Self { protocol, address })
+        Ok(Self { protocol, address, weight })
     }
 }
 
 /// One backend of all the URLs, and a route that takes every request to it. No URL gives an empty model.
 ///
-/// A backend has one protocol, that of the first URL; a URL of another one is left out with a problem.
+/// A backend has one protocol, that of the first URL; a URL of another one is left out with a problem. Of two URLs for one
+/// address the first counts.
 pub fn compile(urls: &[BackendUrl]) -> Compiled {
     let mut builder = Builder::new();
     let Some(first) = urls.first() else { return Compiled::default() };
@@ -90,13 +103,16 @@ pub fn compile(urls: &[BackendUrl]) -> Compiled {
         builder.problem(Problem { origin: origin.clone(), field: String::new(), kind });
     }
     let same = urls.iter().filter(|url| url.protocol == first.protocol);
-    let addresses: BTreeSet<_> = same.map(|url| url.address.clone()).collect();
-    let endpoints = addresses.into_iter().map(Endpoint::new).collect();
+    let mut endpoints = BTreeMap::new();
+    for BackendUrl { address, weight, .. } in same {
+        let endpoint = || Endpoint { weight: *weight, ..Endpoint::new(address.clone()) };
+        endpoints.entry(address).or_insert_with(endpoint);
+    }
     let id = BackendId::new("", "flags", 0);
     builder.backend(Backend {
         id: id.clone(),
         protocol: first.protocol,
-        endpoints,
+        endpoints: endpoints.into_values().collect(),
         client_ip_affinity: false,
         policy: Arc::new(Policy::default()),
     });
@@ -134,6 +150,10 @@ mod tests {
             ("http://cart/path", Err(BackendUrlError::Excess)),
             ("http://cart/?q", Err(BackendUrlError::Excess)),
             ("http://user@cart", Err(BackendUrlError::Excess)),
+            ("http://10.0.0.1:80#weight=3", Ok((Protocol::Http1, "10.0.0.1:80"))),
+            ("http://10.0.0.1#weight=70000", Err(BackendUrlError::Weight)),
+            ("http://10.0.0.1#weight=", Err(BackendUrlError::Weight)),
+            ("http://10.0.0.1#top", Err(BackendUrlError::Weight)),
             ("http://a_b", Err(BackendUrlError::Host)),
         ];
         for (text, expected) in cases {
@@ -144,12 +164,13 @@ mod tests {
 
     #[test]
     fn all_urls_make_one_backend_that_takes_everything() {
-        let urls =
-            ["http://10.0.0.2", "http://10.0.0.1", "http://10.0.0.2", "h2c://10.0.0.3"].map(|u| u.parse().unwrap());
+        let urls = ["http://10.0.0.2#weight=3", "http://10.0.0.1", "http://10.0.0.2", "h2c://10.0.0.3"]
+            .map(|u| u.parse().unwrap());
         let compiled = compile(&urls);
         let backend = compiled.model.backends.values().next().unwrap();
         let addresses: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         assert_eq!(addresses, ["10.0.0.1:80", "10.0.0.2:80"]);
+        assert_eq!(backend.endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>(), [1, 3]);
         assert_eq!(compiled.model.default.unwrap().action, Action::Forward(backend.id.clone()));
         assert_eq!(compiled.problems.len(), 1);
         assert_eq!(compile(&[]), Compiled::default());

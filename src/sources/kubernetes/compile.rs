@@ -31,6 +31,8 @@ pub struct Settings {
     pub https_port: Option<u16>,
     /// Follow Services of type `ExternalName`.
     pub allow_external_name: bool,
+    /// Our zone, as endpoints name theirs; None looks at no zones.
+    pub zone: Option<String>,
     /// Accept loopback endpoints: manifest files may, a cluster never (CVE-2021-25740).
     pub allow_loopback_endpoints: bool,
     /// Serve Ingresses that name no class when no `IngressClass` is known at all: for manifest files.
@@ -47,6 +49,7 @@ impl Default for Settings {
             ssl_redirect: true,
             https_port: None,
             allow_external_name: false,
+            zone: None,
             allow_loopback_endpoints: false,
             classless: false,
         }

@@ -9,6 +9,7 @@ pub mod compile;
 pub mod events;
 mod ingress;
 pub mod leader;
+mod locality;
 mod policies;
 pub mod run;
 pub mod secrets;

@@ -13,7 +13,13 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
-use super::{Cluster, ObjectKey, annotations::Options, compile::Settings, policies::Policies};
+use super::{
+    Cluster, ObjectKey,
+    annotations::Options,
+    compile::Settings,
+    locality::{Found, mark_near, weight},
+    policies::Policies,
+};
 use crate::{
     matching::HostPattern,
     model::{
@@ -74,7 +80,11 @@ impl Backends<'_> {
             let port_name = service_port.and_then(|port| port.name.as_deref());
             match variant.target {
                 BackendTarget::ClusterIp => self.cluster_ip(builder, &origin, spec, number),
-                BackendTarget::Endpoints => self.endpoints(builder, key, port_name),
+                BackendTarget::Endpoints => {
+                    let found = self.endpoints(builder, key, port_name);
+                    let preference = converted.policy.load_balancing.zone;
+                    mark_near(found, preference, self.settings.zone.as_deref())
+                }
             }
         };
         builder.backend(Backend {
@@ -88,7 +98,7 @@ impl Backends<'_> {
     }
 
     /// Ready endpoints; when there is none, those that still serve while they terminate.
-    fn endpoints(&self, builder: &mut Builder, key: &ObjectKey, port_name: Option<&str>) -> Vec<Endpoint> {
+    fn endpoints(&self, builder: &mut Builder, key: &ObjectKey, port_name: Option<&str>) -> Vec<Found<'_>> {
         let mut ready = BTreeMap::new();
         let mut terminating = BTreeMap::new();
         for slice in self.cluster.slices.get(key).into_iter().flatten() {
@@ -106,6 +116,10 @@ impl Backends<'_> {
                     continue;
                 }
             };
+            let weight = weight(slice).unwrap_or_else(|(field, kind)| {
+                builder.problem(Problem { origin: origin.clone(), field, kind });
+                1
+            });
             for (i, endpoint) in slice.endpoints.iter().enumerate() {
                 let list = match state(endpoint) {
                     State::Ready => &mut ready,
@@ -117,7 +131,8 @@ impl Backends<'_> {
                 match self.address(text).and_then(|ip| of_family(ip, &slice.address_type)) {
                     Ok(ip) => {
                         let address = Address::Socket((ip, port).into());
-                        list.entry(address.clone()).or_insert_with(|| Endpoint::new(address));
+                        let of_slice = || Endpoint { weight, ..Endpoint::new(address.clone()) };
+                        list.entry(address.clone()).or_insert_with(|| Found::new(of_slice(), endpoint));
                     }
                     Err(kind) => {
                         let field = format!("endpoints[{i}].addresses[0]");

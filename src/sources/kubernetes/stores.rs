@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::Notify, task::JoinSet};
 
 use self::store::{Absence, Store, Watch, follow};
-use super::{ObjectKey, Objects, api::BackendPolicy};
+use super::{ObjectKey, Objects, api::BackendPolicy, locality};
 use crate::model::Problem;
 
 /// Seconds after which a watch is opened anew. A connection that died without a word is noticed five seconds later.
@@ -84,7 +84,9 @@ impl Stores {
             ),
             services: start.each("Service", &config(), Absence::Never, |_| {}),
             slices: start.each("EndpointSlice", &config(), Absence::Never, |slice: &mut EndpointSlice| {
-                slice.metadata.annotations = None;
+                if let Some(annotations) = &mut slice.metadata.annotations {
+                    annotations.retain(|name, _| name == locality::WEIGHT);
+                }
             }),
             secrets: start.each("Secret", &tls(), Absence::Never, trim_secret),
             // Policies alone need them.

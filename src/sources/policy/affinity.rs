@@ -29,6 +29,7 @@ pub struct Cookie {
     pub name: String,
     /// How long the client keeps it (`Max-Age`). Default: until the client ends its session.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PositiveTime")]
     pub ttl: Option<PositiveTime>,
     /// Paths for which the client sends it (`Path`).
     #[schemars(length(min = 1, max = 256), extend("pattern" = "^/[!-:<-~]*$"))]

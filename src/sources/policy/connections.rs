@@ -18,16 +18,17 @@ pub struct Connections {
     /// Most connections to one endpoint, counted by each replica of the controller for itself; a request that would need
     /// one more goes to another endpoint, or is answered 503. For endpoints that serve few at a time. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(with = "i32", range(min = 1))]
     pub max_per_endpoint: Option<i32>,
     /// Most idle HTTP/1.1 connections that are kept for one endpoint; 0 keeps none. Default: 128, or `maxPerEndpoint`
     /// where that is lower.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(with = "i32", range(min = 0))]
     pub max_idle_per_endpoint: Option<i32>,
     /// How long an idle connection is kept; 0s keeps none. It should be less than what endpoints allow, or they close
     /// connections that are just being used. Default: as `--upstream-keep-alive-timeout` says.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
     pub idle_timeout: Option<Time>,
     /// Requests after which a connection is closed; 0 for no limit. For endpoints that leak with each connection.
     #[schemars(range(min = 0))]

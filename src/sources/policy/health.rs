@@ -24,10 +24,12 @@ const THRESHOLD: i32 = 100;
 pub struct Health {
     /// Probes each endpoint. Default: no probes; Kubernetes' readiness is known in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ActiveCheck")]
     pub active: Option<ActiveCheck>,
     /// Judges each endpoint by the outcome of its requests, and ejects it for a time. Write `outlier: {}` for its
     /// defaults. Default: none is ejected.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Outlier")]
     pub outlier: Option<Outlier>,
     /// Percentage of fit endpoints below which fitness is ignored, because the few that are left would only be
     /// overwhelmed; 0 for never.
@@ -45,12 +47,15 @@ pub struct Health {
 pub struct ActiveCheck {
     /// Asks for a path and looks at the status.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "HttpProbe")]
     pub http: Option<HttpProbe>,
     /// Opens a connection. Write `tcp: {}`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TcpProbe")]
     pub tcp: Option<TcpProbe>,
     /// Asks the gRPC health service.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "GrpcProbe")]
     pub grpc: Option<GrpcProbe>,
     /// Between the starts of two probes of one endpoint; more than zero.
     pub interval: PositiveTime,
@@ -64,7 +69,7 @@ pub struct ActiveCheck {
     pub unhealthy: i32,
     /// Port that is probed. Default: that of the endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(with = "i32", range(min = 1, max = 65535))]
     pub port: Option<i32>,
 }
 

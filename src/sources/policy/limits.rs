@@ -18,15 +18,16 @@ pub struct Limits {
     /// Requests in flight to the backend over all its endpoints, counted by each replica of the controller for itself;
     /// more wait, as `maxPending` says, or are answered 503. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(with = "i32", range(min = 1))]
     pub max_concurrent_requests: Option<i32>,
     /// Requests that wait while the limit is reached; more are answered 503 at once. Needs a limit. Default: 0. A short
     /// queue smooths bursts; a long one only adds latency.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000))]
+    #[schemars(with = "i32", range(min = 0, max = 100_000))]
     pub max_pending: Option<i32>,
     /// How long a request waits before it is answered 503. Needs `maxPending`. Default: 1s.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PositiveTime")]
     pub pending_timeout: Option<PositiveTime>,
     /// Finds the limit by itself: it follows the latency of the backend, and falls when requests begin to queue there.
     /// `maxConcurrentRequests` then is the upper bound. For backends whose capacity is not known or changes.

@@ -39,23 +39,27 @@ pub struct LoadBalancing {
     /// How many endpoints `LeastRequest` and `PeakEwma` draw at random to take the best of. Default: 2, which is enough
     /// nearly always; more favours the best and makes replicas of the controller crowd on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 2, max = 16))]
+    #[schemars(with = "i32", range(min = 2, max = 16))]
     pub choices: Option<i32>,
     /// What `ConsistentHash` and `Maglev` hash. Needed with them, and refused without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Hash")]
     pub hash: Option<Hash>,
     /// An endpoint that is new or has recovered gets its share only gradually over this time, so that caches and pools
     /// warm up. Not with strategies that hash. Default: 0s, its full share at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
     pub slow_start: Option<Time>,
     /// Which endpoints come first: `PreferClose` those of our own zone, `Any` none before others. Where no endpoint of
     /// the zone is fit, all are used. Default: as the hints of the `EndpointSlices` say (trafficDistribution of the
     /// Service). The zone is that of `--zone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ZoneName")]
     pub zone: Option<ZoneName>,
     /// Each replica of the controller uses only some of the endpoints. For backends of hundreds of endpoints, to bound
     /// connections. Default: all endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Subset")]
     pub subset: Option<Subset>,
 }
 
@@ -75,25 +79,26 @@ pub enum StrategyName {
 /// What requests are hashed by.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.name) == (self.on in ['Header', 'Cookie', 'Query'])")
-    .message("name is needed with on: Header, Cookie or Query, and refused with Path and SourceIP").field_path(".name"))]
-#[x_kube(validation = Rule::new("!has(self.name) || self.on == 'Query' || \
+#[x_kube(validation = Rule::new("has(self.name) == (self.type in ['Header', 'Cookie', 'Query'])")
+    .message("name is needed with type Header, Cookie or Query, and refused with Path and SourceIP").field_path(".name"))]
+#[x_kube(validation = Rule::new("!has(self.name) || self.type == 'Query' || \
     self.name.matches(\"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$\")")
     .message("name must be a token, as names of header fields and cookies are (RFC 9110)").field_path(".name"))]
 pub struct Hash {
     /// What of a request is its key: the value of a `Header` field, a `Cookie` or a parameter of the `Query`, each by
     /// name; the `Path` without its query; or `SourceIP`, the address of the client. A request without the value is
     /// balanced by its source address.
-    pub on: HashOnName,
+    #[serde(alias = "on")]
+    pub r#type: HashOnName,
     /// Name of the header field (in any case), cookie or parameter. Needed with `Header`, `Cookie` and `Query`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(with = "String", length(min = 1, max = 128))]
     pub name: Option<String>,
     /// Most requests in flight that an endpoint may have, in percent of the mean of all; keys beyond it go on to the
     /// next endpoint of the ring. With `ConsistentHash` only. 125 is a good value. Default: no bound, so that a hot key
     /// may overload its endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 101, max = 1000))]
+    #[schemars(with = "i32", range(min = 101, max = 1000))]
     pub bounded_load: Option<i32>,
 }
 
@@ -171,7 +176,7 @@ impl LoadBalancing {
             None => None,
             Some(hash) if !self.hashes() => {
                 let expected = "strategy ConsistentHash or Maglev beside it";
-                refusals.refuse("loadBalancing.hash", format!("{:?}", hash.on), expected);
+                refusals.refuse("loadBalancing.hash", format!("{:?}", hash.r#type), expected);
                 None
             }
             Some(hash) => {
@@ -218,21 +223,21 @@ impl LoadBalancing {
 impl Hash {
     fn on(&self, refusals: &mut Refusals) -> Option<model::HashOn> {
         let name = self.name.as_deref().unwrap_or_default();
-        let valid = match self.on {
+        let valid = match self.r#type {
             HashOnName::Header | HashOnName::Cookie => is_token(name) && name.len() <= 128,
             HashOnName::Query => (1..=128).contains(&name.chars().count()),
             HashOnName::Path | HashOnName::SourceIP => self.name.is_none(),
         };
         if !valid {
-            let expected = match self.on {
+            let expected = match self.r#type {
                 HashOnName::Header | HashOnName::Cookie => "a token, as names of header fields and cookies are",
                 HashOnName::Query => "the name of a parameter",
-                HashOnName::Path | HashOnName::SourceIP => "no name with on: Path and SourceIP",
+                HashOnName::Path | HashOnName::SourceIP => "no name with type Path and SourceIP",
             };
             refusals.refuse("loadBalancing.hash.name", name, expected);
             return None;
         }
-        Some(match self.on {
+        Some(match self.r#type {
             HashOnName::Header => model::HashOn::Header(name.to_ascii_lowercase().into()),
             HashOnName::Cookie => model::HashOn::Cookie(Arc::from(name)),
             HashOnName::Query => model::HashOn::Query(Arc::from(name)),

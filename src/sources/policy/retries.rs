@@ -21,8 +21,8 @@ const STATUS_CODES: usize = 32;
 /// When a request is tried again.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default = "Retries::default")]
-#[x_kube(validation = Rule::new("('StatusCodes' in self.on) == (size(self.statusCodes) > 0)")
-    .message("statusCodes is needed with on: StatusCodes, and refused without").field_path(".statusCodes"))]
+#[x_kube(validation = Rule::new("('StatusCodes' in self.retryOn) == (size(self.statusCodes) > 0)")
+    .message("statusCodes is needed with StatusCodes in retryOn, and refused without").field_path(".statusCodes"))]
 pub struct Retries {
     /// Tries besides the first; 0 for none.
     #[schemars(range(min = 0, max = 10))]
@@ -33,8 +33,9 @@ pub struct Retries {
     /// any 5xx; `StatusCodes` on those listed. Except for `ConnectFailure` and `RefusedStream`, which no endpoint has
     /// acted on, it is tried again for `methods` only.
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
-    pub on: Vec<RetryOnName>,
-    /// Statuses from 400 to 599 that `StatusCodes` in `on` means.
+    #[serde(alias = "on")]
+    pub retry_on: Vec<RetryOnName>,
+    /// Statuses from 400 to 599 that `StatusCodes` in `retryOn` means.
     #[schemars(
         length(max = STATUS_CODES),
         inner(range(min = 400, max = 599)),
@@ -58,6 +59,7 @@ pub struct Retries {
     pub budget: Budget,
     /// Starts a second try while the first is slow. Default: never.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Hedge")]
     pub hedge: Option<Hedge>,
 }
 
@@ -130,7 +132,7 @@ impl Default for Retries {
         let model = model::Retries::default();
         Self {
             attempts: i32::try_from(model.attempts).unwrap_or(i32::MAX),
-            on: model.on.into_iter().map(Into::into).collect(),
+            retry_on: model.on.into_iter().map(Into::into).collect(),
             status_codes: model.status_codes.into_iter().map(i32::from).collect(),
             methods: model.methods.iter().map(ToString::to_string).collect(),
             replay_body: model.replay_body.into(),
@@ -160,7 +162,7 @@ impl Retries {
     pub(super) fn convert(&self, refusals: &mut Refusals) -> model::Retries {
         let default = model::Retries::default();
         let attempts = refusals.number("retries.attempts", self.attempts, 0..=10);
-        let mut on: BTreeSet<RetryOn> = self.on.iter().map(|name| (*name).into()).collect();
+        let mut on: BTreeSet<RetryOn> = self.retry_on.iter().map(|name| (*name).into()).collect();
         let status_codes = self.status_codes(refusals);
         if status_codes.is_empty() {
             on.remove(&RetryOn::StatusCodes);
@@ -182,13 +184,14 @@ impl Retries {
         }
     }
 
-    /// The statuses to try again; empty unless `on` has `StatusCodes`.
+    /// The statuses to try again; empty unless `retry_on` has `StatusCodes`.
     fn status_codes(&self, refusals: &mut Refusals) -> BTreeSet<u16> {
         let field = "retries.statusCodes";
-        let asked = self.on.contains(&RetryOnName::StatusCodes);
+        let asked = self.retry_on.contains(&RetryOnName::StatusCodes);
         if asked == self.status_codes.is_empty() {
             let found = format!("{} statuses", self.status_codes.len());
-            let expected = if asked { "some beside on: StatusCodes" } else { "StatusCodes among on beside it" };
+            let expected =
+                if asked { "some beside StatusCodes in retryOn" } else { "StatusCodes in retryOn beside it" };
             refusals.refuse(field, found, expected);
             return BTreeSet::new();
         }

@@ -25,10 +25,11 @@ pub enum Size {
 fn int_or_string(schema: &mut schemars::Schema) {
     *schema = schemars::json_schema!({
         "x-kubernetes-int-or-string": true,
+        "anyOf": [{ "type": "integer" }, { "type": "string" }],
         "pattern": "^[0-9]{1,8}(k|Ki|M|Mi)?$",
         "maxLength": 16,
         "x-kubernetes-validations": [{
-            "rule": "quantity(string(self)).compareTo(quantity('0')) >= 0 && quantity(string(self)).compareTo(quantity('16Mi')) <= 0",
+            "rule": "!isQuantity(string(self)) || quantity(string(self)).compareTo(quantity('0')) >= 0 && quantity(string(self)).compareTo(quantity('16Mi')) <= 0",
             "message": "must be a number of bytes from 0 to 16Mi",
         }],
     });

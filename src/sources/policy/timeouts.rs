@@ -20,9 +20,11 @@ pub struct Timeouts {
     /// From the end of the request sent to the head of its response, answered 504 afterwards; 0s for no limit. Default:
     /// as `--response-head-timeout` says.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
     pub response_head: Option<Time>,
     /// Longest pause between reads or writes of a body; 0s for no limit. Default: as `--idle-timeout` says.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Time")]
     pub idle: Option<Time>,
     /// For one attempt, from its connection to its response head, after which another may follow as `retries` say; 0s
     /// for no limit.

@@ -32,6 +32,7 @@ pub struct Tls {
     /// Certificate that we show when endpoints ask for one: a Secret of type kubernetes.io/tls in the namespace of the
     /// policy. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Reference")]
     pub client_certificate_ref: Option<Reference>,
     /// DNS names of which the certificate must have one, in place of `hostname`. Default: `hostname`.
     #[serde(default)]

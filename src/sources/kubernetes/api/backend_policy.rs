@@ -46,23 +46,29 @@ pub struct BackendPolicySpec {
     pub load_balancing: LoadBalancing,
     /// Keeps the requests of one client on one endpoint, by a cookie. Not with strategies that hash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "SessionAffinity")]
     pub session_affinity: Option<SessionAffinity>,
     /// How endpoints are spoken to. `HTTP1` is HTTP/1.1, over TLS where `tls` is set; `H2C` HTTP/2 in clear text; `HTTP2`
     /// HTTP/2 over TLS; `GRPC` HTTP/2, over TLS where `tls` is set and in clear text otherwise. The Ingress annotation
     /// backend-protocol goes before it. Default: as appProtocol of the Service port says, over TLS where `tls` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ProtocolName")]
     pub protocol: Option<ProtocolName>,
     /// Connections to endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Connections")]
     pub connections: Option<Connections>,
     /// Limits on what the backend gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Limits")]
     pub limits: Option<Limits>,
     /// Times allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Timeouts")]
     pub timeouts: Option<Timeouts>,
     /// When a request is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Retries")]
     pub retries: Option<Retries>,
     /// What becomes of a response with a server error once retries are spent: `Relay` passes it on unchanged;
     /// `BadGateway` makes it a 502 of our own, so that nothing of it reaches the client.
@@ -70,13 +76,16 @@ pub struct BackendPolicySpec {
     pub server_errors: ServerErrorsName,
     /// How endpoints are found to be unfit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Health")]
     pub health: Option<Health>,
     /// Speaks to endpoints over TLS, and verifies them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Tls")]
     pub tls: Option<Tls>,
     /// Opens each connection to an endpoint with the address of the client, in this version of the PROXY protocol.
     /// Endpoints must expect it. Connections are then shared by requests of one client address only. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ProxyProtocolName")]
     pub proxy_protocol: Option<ProxyProtocolName>,
 }
 
@@ -98,7 +107,7 @@ pub struct TargetRef {
     pub name: String,
     /// Name of one port of the Service. Default: all ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(with = "String", length(min = 1, max = 253))]
     pub section_name: Option<String>,
 }
 
@@ -143,18 +152,18 @@ pub struct ParentReference {
     pub kind: String,
     /// Namespace; that of the policy when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(with = "String", length(min = 1, max = 63))]
     pub namespace: Option<String>,
     /// Name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Name of one port or listener.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(with = "String", length(min = 1, max = 253))]
     pub section_name: Option<String>,
     /// Number of one port or listener.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
+    #[schemars(with = "i32", range(min = 1, max = 65535))]
     pub port: Option<i32>,
 }
 

@@ -79,34 +79,47 @@ impl Verdict {
     }
 }
 
-/// Accepted, `ResolvedRefs` and Conflicted for the target at this place in the list.
-fn verdicts(at: usize, problems: &[&Problem]) -> [Verdict; 3] {
+/// Accepted, `ResolvedRefs` and Conflicted for the target at this place in the list, and `PartiallyInvalid` where
+/// something written is not in force (as Gateway API has it for routes).
+fn verdicts(at: usize, problems: &[&Problem]) -> Vec<Verdict> {
     let of_target = format!("spec.targetRefs[{at}]");
-    let concerns =
-        |problem: &Problem| !problem.field.starts_with("spec.targetRefs[") || in_field(&problem.field, &of_target);
-    let told = |which: fn(&ProblemKind) -> bool| {
+    let told = |which: &dyn Fn(&Problem) -> bool| {
         let sentences: Vec<String> = problems
             .iter()
-            .filter(|problem| concerns(problem) && which(&problem.kind))
+            .filter(|problem| which(problem))
             .map(|problem| format!("{}: {}", problem.field, problem.kind))
             .collect();
         // The schema of conditions allows 32 KiB.
         sentences.join("; ").chars().take(8_000).collect::<String>()
     };
-    let unresolved = told(is_unresolved);
-    let conflicted = told(is_conflict);
-    let invalid = told(|kind| kind.severity() == Severity::Error && !is_unresolved(kind) && !is_conflict(kind));
-    let (reason, message) = match (&*conflicted, &*unresolved, &*invalid) {
-        ("", "", "") => ("Accepted", "the policy is in force".to_owned()),
-        ("", "", invalid) => ("Invalid", invalid.to_owned()),
-        ("", unresolved, _) => ("TargetNotFound", unresolved.to_owned()),
+    let is_target = |problem: &Problem| in_field(&problem.field, &of_target);
+    let is_elsewhere = |problem: &Problem| !problem.field.starts_with("spec.targetRefs[");
+    let missing = told(&|problem| is_target(problem) && is_unresolved(&problem.kind));
+    let conflicted = told(&|problem| is_target(problem) && is_conflict(&problem.kind));
+    let refused = told(&|problem| is_target(problem) && !is_unresolved(&problem.kind) && !is_conflict(&problem.kind));
+    let references = told(&|problem| is_elsewhere(problem) && is_unresolved(&problem.kind));
+    let invalid = told(&|problem| {
+        is_elsewhere(problem) && problem.kind.severity() == Severity::Error && !is_unresolved(&problem.kind)
+    });
+    let (reason, message) = match (&*conflicted, &*missing, &*refused) {
+        ("", "", "") if invalid.is_empty() => ("Accepted", "the policy is in force".to_owned()),
+        ("", "", "") => ("Accepted", "the policy is in force but for what PartiallyInvalid tells".to_owned()),
+        ("", "", refused) => ("Invalid", refused.to_owned()),
+        ("", missing, _) => ("TargetNotFound", missing.to_owned()),
         (conflicted, ..) => ("Conflicted", conflicted.to_owned()),
     };
-    [
+    let (unresolved, why) =
+        if missing.is_empty() { (references, "InvalidCertificateRef") } else { (missing, "TargetNotFound") };
+    let mut verdicts = vec![
         Verdict { type_: "Accepted", holds: reason == "Accepted", reason, message },
-        either("ResolvedRefs", unresolved, true, ("ResolvedRefs", "the target exists"), "TargetNotFound"),
+        either("ResolvedRefs", unresolved, true, ("ResolvedRefs", "all that the policy names exists"), why),
         either("Conflicted", conflicted, false, ("NoConflict", "no other policy has the target"), "Conflicted"),
-    ]
+    ];
+    if !invalid.is_empty() {
+        let (type_, reason) = ("PartiallyInvalid", "InvalidValue");
+        verdicts.push(Verdict { type_, holds: true, reason, message: invalid });
+    }
+    verdicts
 }
 
 /// A condition that `holds_without` the trouble and turns over with it.
@@ -129,7 +142,13 @@ fn in_field(field: &str, parent: &str) -> bool {
 }
 
 fn is_unresolved(kind: &ProblemKind) -> bool {
-    matches!(kind, ProblemKind::NotFound(_) | ProblemKind::PortNotFound { .. })
+    matches!(
+        kind,
+        ProblemKind::NotFound(_)
+            | ProblemKind::PortNotFound { .. }
+            | ProblemKind::SecretNotFound(_)
+            | ProblemKind::InvalidCertificate { .. }
+    )
 }
 
 fn is_conflict(kind: &ProblemKind) -> bool {
@@ -209,10 +228,23 @@ mod tests {
         assert_eq!(
             summary(&planned),
             [
-                "cart: Accepted=False/Conflicted ResolvedRefs=True/ResolvedRefs Conflicted=True/Conflicted",
-                "gone: Accepted=False/Invalid ResolvedRefs=True/ResolvedRefs Conflicted=False/NoConflict",
+                "cart: Accepted=False/Conflicted ResolvedRefs=True/ResolvedRefs Conflicted=True/Conflicted \
+                 PartiallyInvalid=True/InvalidValue"
+                    .to_owned(),
+                format!("gone: {FINE} PartiallyInvalid=True/InvalidValue"),
             ]
         );
+    }
+
+    #[test]
+    fn a_missing_reference_is_told_of_every_target() {
+        let missing = ProblemKind::NotFound(Origin::new("ConfigMap", "shop", "ca"));
+        let problems = [problem("spec.tls.caCertificateRefs[0].name", missing)];
+        let planned = plan(&policy(&Value::Null), &problems, &Settings::default(), at(1)).unwrap();
+        let told = "Accepted=True/Accepted ResolvedRefs=False/InvalidCertificateRef Conflicted=False/NoConflict";
+        assert_eq!(summary(&planned), [format!("cart: {told}"), format!("gone: {told}")]);
+        let message = planned.body["status"]["ancestors"][0]["conditions"][1]["message"].as_str().unwrap();
+        assert_eq!(message, "spec.tls.caCertificateRefs[0].name: ConfigMap shop/ca not found");
     }
 
     #[test]
