@@ -85,7 +85,7 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
-    async fn run(self, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Error> {
+    async fn run(mut self, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Error> {
         check(&head)?;
         let authority = authority(&head, self.client)?;
         let host = RequestHost::parse(text(&authority)?).map_err(|_| Error::BadRequest("its host is not valid"))?;
@@ -134,7 +134,7 @@ impl Exchange<'_> {
     }
 
     /// Counts the request in, when it is its turn; it stays counted until its record ends.
-    async fn admit(&self, entry: &Arc<Entry>) -> Result<Admitted, Error> {
+    async fn admit(&mut self, entry: &Arc<Entry>) -> Result<Admitted, Error> {
         let clock = &self.client.worker.clock;
         let in_flight = self.client.worker.admit().ok_or(Error::Overloaded)?;
         let pool = match &entry.target {
@@ -145,14 +145,20 @@ impl Exchange<'_> {
         if policy.tls == EndpointTls::Unavailable {
             return Err(Error::Unavailable(Unavailable::Unprotected));
         }
+        let record = self.record.as_mut().ok_or(Error::ClientGone)?;
+        record.expire_after(policy.timeouts.request);
         let permit = match pool.admit(clock.now()).ok_or(Error::BackendLimit)? {
             Admission::Now(permit) => permit,
             Admission::Later(pending) => {
-                let deadline = clock.deadline(policy.limits.pending_timeout);
+                let (wait, error) = match record.time_left() {
+                    Some(left) if left < policy.limits.pending_timeout => (left, Error::RequestTimeout),
+                    _ => (policy.limits.pending_timeout, Error::PendingTimeout),
+                };
+                let deadline = clock.deadline(wait);
                 tokio::select! {
                     biased;
                     permit = pending => permit,
-                    () = std::future::poll_fn(|cx| deadline.poll_expired(cx)) => return Err(Error::PendingTimeout),
+                    () = std::future::poll_fn(|cx| deadline.poll_expired(cx)) => return Err(error),
                 }
             }
         };
@@ -178,7 +184,6 @@ impl Exchange<'_> {
         let policy = &pool.backend.policy;
         let affinity = Affinity::read(policy, &head.uri, &head.headers, self.address);
         let timeouts = &policy.timeouts;
-        record.expire_after(timeouts.request);
         let idle = clock::limit(timeouts.idle.unwrap_or(worker.settings.timeouts.idle));
         let wanted = headers::upgrade(&head.headers, head.version);
         let on_upgrade = head.extensions.remove::<hyper::upgrade::OnUpgrade>();

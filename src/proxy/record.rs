@@ -108,6 +108,11 @@ impl Record {
         self.expires = at.map(tokio::time::Instant::from_std);
     }
 
+    /// What is left of the time it must end in; None without a limit.
+    pub(super) fn time_left(&self) -> Option<Duration> {
+        self.expires.map(|at| at.saturating_duration_since(tokio::time::Instant::now()))
+    }
+
     /// The host in its normal form, once it is known to have one.
     pub(super) fn set_host(&mut self, host: &str) {
         if let Some(request) = &mut self.request {

@@ -62,7 +62,7 @@ async fn a_keep_alive_connection_that_went_stale_costs_no_request() {
 }
 
 /// An endpoint that reads each request head, counts it, and closes without an answer.
-async fn closes_unanswered() -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+pub async fn closes_unanswered() -> (std::net::SocketAddr, Arc<AtomicUsize>) {
     let heads = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&heads);
     let address = scripted(move |mut stream, _| {

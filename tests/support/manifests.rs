@@ -198,3 +198,9 @@ pub fn backend_policy(service: &str, spec: &str) -> String {
          default}}\nspec:\n  targetRefs: [{{group: \"\", kind: Service, name: {service}}}]\n  {spec}\n---\n"
     )
 }
+
+/// Everything of `a.example` to these endpoints, under a policy of this spec.
+pub fn governed(endpoints: &[SocketAddr], spec: &str) -> String {
+    let rules = ingress("main").host("a.example").prefix("/", "one");
+    format!("{rules}{}{}", service("one", endpoints), backend_policy("one", spec))
+}

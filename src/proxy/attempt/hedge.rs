@@ -27,7 +27,6 @@ impl Attempts<'_> {
         spare: &Spare,
         after: Duration,
         plan: &mut Plan<'_>,
-        tried: &mut Vec<u64>,
         record: &mut Record,
     ) -> Outcome {
         let mut first = pin!(self.attempt(one));
@@ -36,11 +35,11 @@ impl Attempts<'_> {
             outcome = &mut first => return outcome,
             () = tokio::time::sleep(after) => {}
         }
-        let Some(lease) = self.beside(tried) else { return first.await };
+        let Some(lease) = self.beside(&plan.tried) else { return first.await };
         plan.count();
         record.attempts += 1;
         let endpoint = Arc::clone(lease.endpoint());
-        tried.push(endpoint.id);
+        plan.tried.push(endpoint.id);
         let until = self.until(record.expires);
         let again = Try { endpoint: &endpoint, request: spare.request(self.body()), reuse: Reuse::Idle, until };
         let mut second = pin!(self.attempt(again));

@@ -105,26 +105,25 @@ impl Attempts<'_> {
     async fn tries(&self, mut request: Request<RequestBody>, record: &mut Record) -> Outcome {
         let retries = &self.pool.backend.policy.retries;
         let mut plan = Plan::of(retries, request.method(), self.pool.backend.protocol.is_http2());
-        let mut tried = Vec::new();
         let mut reuse = Reuse::Idle;
         loop {
             record.attempts += 1;
-            let lease = record.lease.insert(self.pool.pick(&self.selection(&tried)).map_err(Error::from)?);
+            let lease = record.lease.insert(self.pool.pick(&self.selection(&plan.tried)).map_err(Error::from)?);
             let endpoint = Arc::clone(lease.endpoint());
-            tried.push(endpoint.id);
+            plan.tried.push(endpoint.id);
             let spare = plan.repeats().then(|| Spare::of(&request));
             let one = Try { endpoint: &endpoint, request, reuse, until: self.until(record.expires) };
             let outcome = match (retries.hedge_after, &spare) {
                 // Boxed, for it is rare: the state of two tries would be copied around with every request.
                 (Some(after), Some(spare)) if plan.hedges() && spare.is_idempotent() => {
-                    Box::pin(self.hedged(one, spare, after, &mut plan, &mut tried, record)).await
+                    Box::pin(self.hedged(one, spare, after, &mut plan, record)).await
                 }
                 _ => self.attempt(one).await,
             };
             if let Some(lease) = &record.lease {
                 self.tell(lease, &outcome);
             }
-            let Some(pause) = self.another(&plan, &outcome, spare.is_some(), &tried, record.expires) else {
+            let Some(pause) = self.another(&plan, &outcome, spare.is_some(), record.time_left()) else {
                 return outcome;
             };
             request = match (outcome, spare) {
@@ -152,8 +151,7 @@ impl Attempts<'_> {
         plan: &Plan<'_>,
         outcome: &Outcome,
         has_spare: bool,
-        tried: &[u64],
-        expires: Option<Instant>,
+        time_left: Option<Duration>,
     ) -> Option<Duration> {
         let ending = ending(outcome);
         let cost = plan.cost(ending)?;
@@ -161,9 +159,9 @@ impl Attempts<'_> {
         if !repeatable && !matches!(ending, Ending::Unsent(_)) {
             return None;
         }
-        let at_once = cost == Cost::Nothing && self.has_untried(tried);
+        let at_once = cost == Cost::Nothing && self.has_untried(&plan.tried);
         let pause = if at_once { Duration::ZERO } else { plan.pause() };
-        if expires.is_some_and(|at| at.saturating_duration_since(Instant::now()) <= pause) {
+        if time_left.is_some_and(|left| left <= pause) {
             return None;
         }
         let allowed = cost == Cost::Nothing || self.pool.may_retry(self.client.worker.clock.now());

@@ -21,6 +21,8 @@ pub(super) struct Plan<'a> {
     streams: bool,
     /// Tries made besides the first.
     made: u32,
+    /// Identifiers of the endpoints tried.
+    pub(super) tried: Vec<u64>,
 }
 
 /// How a try ended.
@@ -48,7 +50,7 @@ impl<'a> Plan<'a> {
     pub(super) fn of(retries: &'a Retries, method: &Method, http2: bool) -> Self {
         let repeats = retries.methods.contains(method.as_str());
         let streams = http2 && retries.on.contains(&RetryOn::RefusedStream);
-        Self { retries, repeats, streams, made: 0 }
+        Self { retries, repeats, streams, made: 0, tried: Vec::new() }
     }
 
     /// Whether a try that was sent may be followed by another.
@@ -109,4 +111,76 @@ impl<'a> Plan<'a> {
 fn pause(backoff: Backoff, retry: u32) -> Duration {
     let bound = backoff.base.saturating_mul(2_u32.saturating_pow(retry)).min(backoff.max);
     Duration::from_micros(fastrand::u64(0..=u64::try_from(bound.as_micros()).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_may_follow_depends_on_the_end_the_method_and_the_conditions() {
+        use Cost::{Budget, Nothing};
+        use Ending::{Answered, Failed, Unsent};
+        use RetryOn::{ConnectFailure, GatewayError, RefusedStream, Reset, ServerError, StatusCodes};
+        let rows: &[(&[RetryOn], &Method, Ending, Option<Cost>)] = &[
+            (&[ConnectFailure], &Method::POST, Unsent(Error::ConnectFailed), Some(Nothing)),
+            (&[ConnectFailure], &Method::POST, Unsent(Error::ConnectTimeout), Some(Nothing)),
+            (&[Reset], &Method::POST, Unsent(Error::ConnectFailed), None),
+            (&[Reset], &Method::POST, Unsent(Error::AttemptTimeout), Some(Nothing)),
+            (&[Reset], &Method::POST, Failed(Error::UpstreamReset), None),
+            (&[Reset], &Method::PUT, Failed(Error::UpstreamReset), Some(Budget)),
+            (&[Reset], &Method::GET, Failed(Error::ResponseTimeout), Some(Budget)),
+            (&[ConnectFailure], &Method::GET, Failed(Error::UpstreamReset), None),
+            (&[RefusedStream], &Method::POST, Failed(Error::StreamRefused), Some(Nothing)),
+            (&[Reset], &Method::GET, Failed(Error::StreamRefused), None),
+            (&[Reset], &Method::GET, Failed(Error::ClientGone), None),
+            (&[Reset], &Method::GET, Failed(Error::RequestTimeout), None),
+            (&[GatewayError], &Method::GET, Answered(503), Some(Budget)),
+            (&[GatewayError], &Method::GET, Answered(500), None),
+            (&[GatewayError], &Method::POST, Answered(503), None),
+            (&[ServerError], &Method::GET, Answered(599), Some(Budget)),
+            (&[ServerError], &Method::GET, Answered(429), None),
+            (&[StatusCodes], &Method::GET, Answered(429), Some(Budget)),
+            (&[StatusCodes], &Method::GET, Answered(503), None),
+        ];
+        for (on, method, ending, cost) in rows {
+            let retries = Retries {
+                on: on.iter().copied().collect(),
+                status_codes: BTreeSet::from([429]),
+                attempts: 1,
+                ..Retries::default()
+            };
+            let mut plan = Plan::of(&retries, method, false);
+            assert_eq!(plan.cost(*ending), *cost, "{method} {ending:?} with {on:?}");
+            plan.count();
+            assert_eq!(plan.cost(*ending), None, "none is left: {method} {ending:?} with {on:?}");
+            assert_eq!(plan.would_repeat(*ending), cost.is_some());
+        }
+    }
+
+    #[test]
+    fn a_head_is_kept_back_only_where_a_try_that_was_sent_may_be_followed() {
+        let retries = Retries::default();
+        assert!(Plan::of(&retries, &Method::GET, false).repeats());
+        assert!(!Plan::of(&retries, &Method::POST, false).repeats());
+        assert!(Plan::of(&retries, &Method::POST, true).repeats(), "its stream may be refused");
+        assert!(!Plan::of(&retries, &Method::POST, true).hedges());
+        let none = Retries { attempts: 0, ..retries };
+        assert!(!Plan::of(&none, &Method::GET, true).repeats());
+    }
+
+    #[test]
+    fn pauses_are_drawn_from_a_bound_that_doubles_up_to_the_largest() {
+        let backoff = Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) };
+        for (retry, bound) in [(0, 25), (1, 50), (3, 200), (4, 250), (40, 250), (u32::MAX, 250)] {
+            let drawn: Vec<_> = (0..1000).map(|_| pause(backoff, retry)).collect();
+            let bound = Duration::from_millis(bound);
+            assert!(drawn.iter().all(|pause| *pause <= bound), "retry {retry}");
+            // Of 1,000 draws the largest is below nine tenths of the bound once in 10^45 runs.
+            assert!(drawn.iter().max() > Some(&(bound * 9 / 10)) && drawn.iter().min() < Some(&(bound / 10)));
+        }
+        assert_eq!(pause(Backoff { base: Duration::ZERO, max: Duration::ZERO }, 3), Duration::ZERO);
+    }
 }

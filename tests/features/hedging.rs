@@ -1,0 +1,116 @@
+//! Hedging: a second try beside a first that is slow.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+
+use crate::support::{
+    backend::{Backend, scripted},
+    client::{Answer, get, read_head, send},
+    manifests::governed,
+    pierhead::Pierhead,
+};
+
+const LONG: Duration = Duration::from_hours(1);
+const HEDGE: &str = "retries: {hedge: {after: 50ms}}";
+
+fn request(method: Method, path: &str, body: &'static [u8]) -> Request<Full<Bytes>> {
+    Request::builder().method(method).uri(path).header("host", "a.example").body(Full::from(body)).unwrap()
+}
+
+/// One endpoint that answers and one that is silent, with hedging, and a few answers to such requests.
+async fn answers_beside_silence(method: Method, body: &'static [u8]) -> (Vec<Answer>, Backend, Backend, Pierhead) {
+    let (one, silent) = (Backend::start("one").await, Backend::start("silent").await);
+    silent.set_delay(LONG);
+    let pierhead = Pierhead::serving(governed(&[one.address, silent.address], HEDGE)).await;
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        answers.push(send(pierhead.http, request(method.clone(), "/x", body)).await);
+    }
+    (answers, one, silent, pierhead)
+}
+
+#[tokio::test]
+async fn a_request_to_a_silent_endpoint_is_answered_by_another() {
+    let (answers, one, silent, pierhead) = answers_beside_silence(Method::GET, b"").await;
+    assert!(answers.iter().all(|answer| answer.backend() == "one"), "{answers:?}");
+    silent.waits_for(0).await; // the try that lost was cancelled
+    assert!(!silent.seen().is_empty(), "the silent endpoint was asked first now and then");
+    let hedged = pierhead.logged("a hedged request", |line| line["attempts"] == 2).await;
+    assert_eq!(hedged["upstream"], one.address.to_string(), "the log names who answered");
+}
+
+#[tokio::test]
+async fn a_body_that_is_kept_whole_goes_to_both() {
+    let (answers, one, silent, _pierhead) = answers_beside_silence(Method::PUT, b"hello").await;
+    for answer in &answers {
+        assert_eq!((answer.backend().as_str(), answer.json()["body"].as_u64()), ("one", Some(5)));
+    }
+    assert_eq!(one.seen().len(), 4);
+    assert!(silent.seen().iter().all(|seen| seen["body"] == 5) && !silent.seen().is_empty());
+}
+
+/// Such a request of which the first try takes all the time it has: nobody else is asked meanwhile.
+async fn is_not_hedged(retries: &str, method: Method, body: &'static [u8]) {
+    let (one, two) = (Backend::start("one").await, Backend::start("two").await);
+    (one.set_delay(LONG), two.set_delay(LONG));
+    let spec = format!("timeouts: {{perTry: 300ms}}\n  retries: {{on: [], hedge: {{after: 50ms}}, {retries}}}");
+    let pierhead = Pierhead::serving(governed(&[one.address, two.address], &spec)).await;
+    let answer = send(pierhead.http, request(method, "/x", body)).await;
+    assert_eq!(answer.status, 504, "{retries}: {answer:?}");
+    assert_eq!(one.seen().len() + two.seen().len(), 1, "{retries}");
+}
+
+#[tokio::test]
+async fn what_is_not_idempotent_is_not_hedged_even_if_it_may_be_retried() {
+    is_not_hedged("methods: [GET, POST]", Method::POST, b"").await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_kept_whole_is_not_hedged() {
+    is_not_hedged("replayBody: 1k", Method::PUT, &[b'x'; 2000]).await;
+}
+
+#[tokio::test]
+async fn methods_attempts_and_budget_bound_hedges() {
+    for bound in ["methods: [HEAD]", "attempts: 0", "budget: {percent: 0, minPerSecond: 0}"] {
+        is_not_hedged(bound, Method::GET, b"").await;
+    }
+}
+
+#[tokio::test]
+async fn a_try_that_fails_does_not_end_the_one_beside_it() {
+    let one = Backend::start("one").await;
+    one.set_delay(Duration::from_millis(400));
+    // Reads a request, and breaks off once the other endpoint has been asked for the same.
+    let asked = one.clone();
+    let breaks = scripted(move |mut stream, request| {
+        let asked = asked.clone();
+        async move {
+            read_head(&mut stream).await;
+            while asked.seen().len() <= request {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    })
+    .await;
+    let pierhead = Pierhead::serving(governed(&[breaks, one.address], HEDGE)).await;
+    for _ in 0..4 {
+        assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
+    }
+    assert_eq!(one.seen().len(), 4, "each request was there once");
+}
+
+#[tokio::test]
+async fn a_response_that_would_be_retried_does_not_win() {
+    let (one, bad) = (Backend::start("one").await, Backend::start("bad").await);
+    (one.set_delay(Duration::from_millis(400)), bad.set_delay(Duration::from_millis(100)));
+    bad.set_failure(Some(503));
+    let spec = "retries: {on: [GatewayError], hedge: {after: 50ms}}";
+    let pierhead = Pierhead::serving(governed(&[one.address, bad.address], spec)).await;
+    for _ in 0..4 {
+        assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
+    }
+}

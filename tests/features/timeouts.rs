@@ -1,0 +1,150 @@
+//! Times allowed: each field of `timeouts` acts.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::Request;
+use http_body_util::Full;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
+
+use crate::support::{
+    backend::{Backend, blackhole, scripted},
+    client::{Answer, Raw, get, raw, read_head, send, status_of},
+    manifests::governed,
+    pierhead::Pierhead,
+    soon,
+};
+
+const LONG: Duration = Duration::from_hours(1);
+
+async fn silent() -> Backend {
+    let silent = Backend::start("silent").await;
+    silent.set_delay(LONG);
+    silent
+}
+
+fn post() -> Request<Full<Bytes>> {
+    Request::post("/x").header("host", "a.example").body(Full::from("hello")).unwrap()
+}
+
+fn is_504(answer: &Answer, reason: &str) {
+    assert_eq!(answer.status, 504, "{answer:?}");
+    assert!(answer.text().contains(&format!("reason: {reason}\n")), "{answer:?}");
+}
+
+#[tokio::test]
+async fn connect_bounds_the_opening_of_a_connection() {
+    let (address, _held) = blackhole().await;
+    let spec = "timeouts: {connect: 200ms}\n  retries: {attempts: 0}";
+    let pierhead = Pierhead::serving(governed(&[address], spec)).await;
+    is_504(&get(pierhead.http, "a.example", "/x").await, "connect_timeout");
+}
+
+#[tokio::test]
+async fn response_head_bounds_the_wait_for_an_answer() {
+    let silent = silent().await;
+    let spec = "timeouts: {responseHead: 200ms}\n  retries: {attempts: 0}";
+    let pierhead = Pierhead::serving(governed(&[silent.address], spec)).await;
+    is_504(&get(pierhead.http, "a.example", "/x").await, "response_timeout");
+    is_504(&send(pierhead.http, post()).await, "response_timeout");
+}
+
+#[tokio::test]
+async fn per_try_bounds_one_attempt_and_another_may_follow() {
+    let (one, silent) = (Backend::start("one").await, silent().await);
+    let pierhead = Pierhead::serving(governed(&[one.address, silent.address], "timeouts: {perTry: 200ms}")).await;
+    for _ in 0..4 {
+        assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
+    }
+    assert!(!silent.seen().is_empty());
+    silent.waits_for(0).await; // what took too long was cancelled
+    let pierhead = Pierhead::serving(governed(&[silent.address], "timeouts: {perTry: 200ms}")).await;
+    is_504(&get(pierhead.http, "a.example", "/three").await, "attempt_timeout");
+    assert_eq!(pierhead.logged_path("/three").await["attempts"], 3);
+    is_504(&send(pierhead.http, post()).await, "attempt_timeout");
+    assert_eq!(pierhead.logged_path("/x").await["attempts"], 1, "the endpoint may have acted on it");
+}
+
+#[tokio::test]
+async fn request_bounds_all_tries_together() {
+    let silent = silent().await;
+    let spec = "timeouts: {perTry: 300ms, request: 500ms}\n  retries: {attempts: 10}";
+    let pierhead = Pierhead::serving(governed(&[silent.address], spec)).await;
+    let answer = get(pierhead.http, "a.example", "/x").await;
+    assert_eq!(answer.status, 504);
+    let attempts = pierhead.logged_path("/x").await["attempts"].as_u64().unwrap();
+    assert!((1..=2).contains(&attempts), "{attempts} tries of 300 ms in 500 ms");
+    let pierhead = Pierhead::serving(governed(&[silent.address], "timeouts: {request: 200ms}")).await;
+    is_504(&get(pierhead.http, "a.example", "/y").await, "request_timeout");
+    silent.waits_for(0).await;
+}
+
+#[tokio::test]
+async fn request_cuts_a_response_that_takes_too_long() {
+    // A part, for as long as anybody reads, and never the end.
+    let endless = scripted(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        while stream.write_all(b"4\r\npart\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let pierhead = Pierhead::serving(governed(&[endless], "timeouts: {request: 300ms}")).await;
+    let response = raw(pierhead.http, "GET /x HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    assert_eq!(status_of(&response), 200);
+    assert!(response.ends_with("part\r\n"), "cut, without the last chunk: {response:?}");
+    let line = pierhead.logged_path("/x").await;
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"request_timeout".into()));
+}
+
+#[tokio::test]
+async fn request_does_not_bind_a_tunnel() {
+    let one = Backend::start("one").await;
+    let pierhead = Pierhead::serving(governed(&[one.address], "timeouts: {request: 300ms}")).await;
+    let stream = TcpStream::connect(pierhead.http).await.unwrap();
+    let request = "ws://a.example/chat".into_client_request().unwrap();
+    let (mut socket, _) = soon("handshake", Box::pin(client_async(request, stream))).await.unwrap();
+    // A request that begins later has its time, and it passes.
+    is_504(&get(pierhead.http, "a.example", "/slow").await, "request_timeout");
+    socket.send(Message::text("hello")).await.unwrap();
+    let echo = soon("echo", socket.next()).await.unwrap().unwrap();
+    assert_eq!(echo.into_text().unwrap().as_str(), "hello");
+}
+
+#[tokio::test]
+async fn idle_bounds_the_silence_of_bodies_both_ways() {
+    let stalls = scripted(|mut stream, _| async move {
+        read_head(&mut stream).await;
+        let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npart").await;
+        let _held = std::future::pending::<()>().await;
+    })
+    .await;
+    let pierhead = Pierhead::serving(governed(&[stalls], "timeouts: {idle: 200ms}")).await;
+    let response = raw(pierhead.http, "GET /x HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    assert!(response.ends_with("\r\n\r\npart"), "{response:?}");
+    assert_eq!(pierhead.logged_path("/x").await["reason"], "response_cut");
+    let one = Backend::start("one").await;
+    let pierhead = Pierhead::serving(governed(&[one.address], "timeouts: {idle: 200ms}")).await;
+    let mut client = Raw::connect(pierhead.http).await;
+    client.write("POST /x HTTP/1.1\r\nhost: a.example\r\ncontent-length: 10\r\n\r\npart").await;
+    assert_eq!(status_of(&client.head().await), 408);
+    assert!(one.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_to_send_is_not_held_against_the_endpoint() {
+    let one = Backend::start("one").await;
+    let spec = "timeouts: {perTry: 200ms}\n  health: {outlier: {consecutiveErrors: 1, maxEjectedPercent: 100}, \
+                panicThreshold: 0}";
+    let pierhead = Pierhead::serving(governed(&[one.address], spec)).await;
+    let mut client = Raw::connect(pierhead.http).await;
+    client.write("POST /x HTTP/1.1\r\nhost: a.example\r\ncontent-length: 10\r\n\r\npart").await;
+    assert_eq!(status_of(&client.head().await), 504);
+    assert_eq!(get(pierhead.http, "a.example", "/next").await.backend(), "one");
+}
