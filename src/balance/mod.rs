@@ -3,6 +3,7 @@
 //! A strategy neither owns endpoints nor counts requests; `routing` does. It returns an index and never one that is
 //! closed.
 
+mod adaptive_limit;
 mod maglev;
 mod outlier;
 mod peak_ewma;
@@ -30,6 +31,7 @@ use self::{
     round_robin::RoundRobin,
     shares::Shares,
 };
+pub use adaptive_limit::{AdaptiveLimit, Bounds};
 pub use outlier::{Outcome, Outcomes, OutlierDetection, Verdict};
 pub use peak_ewma::PeakEwma;
 pub use rendezvous::subset;

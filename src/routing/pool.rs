@@ -114,7 +114,7 @@ impl Pool {
             None => NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed),
         };
         let state = previous.or(sibling).map(|pool| Arc::clone(&pool.state)).unwrap_or_default();
-        state.set_limit(backend.policy.limits.max_concurrent_requests.map(Into::into));
+        state.apply(&backend.policy.limits, endpoints.len());
         Self {
             transport_id,
             near: used.iter().map(|endpoint| endpoint.is_near).collect(),

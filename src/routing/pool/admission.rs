@@ -5,26 +5,37 @@
 
 use std::{
     collections::VecDeque,
+    num::NonZeroU32,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
 
-use crate::{balance::RetrySpending, model::Limits};
+use crate::{
+    balance::{AdaptiveLimit, Bounds, RetrySpending},
+    model::Limits,
+};
 
 /// No limit.
 const UNLIMITED: u32 = u32::MAX;
+/// An adaptive limit is never less.
+const LEAST: u32 = 3;
 
 /// What is known of one port of a Service over all its endpoints, whatever routes ask of it.
 #[derive(Debug)]
 pub(super) struct BackendState {
     in_flight: AtomicU32,
-    limit: AtomicU32,
+    /// What the policy in force says of the limit.
+    adapts: AtomicBool,
+    least: AtomicU32,
+    most: AtomicU32,
+    adaptive: AdaptiveLimit,
     /// Length of the queue.
     waiting: AtomicUsize,
     queue: Mutex<Queue>,
@@ -44,7 +55,10 @@ impl Default for BackendState {
     fn default() -> Self {
         Self {
             in_flight: AtomicU32::new(0),
-            limit: AtomicU32::new(UNLIMITED),
+            adapts: AtomicBool::new(false),
+            least: AtomicU32::new(LEAST),
+            most: AtomicU32::new(UNLIMITED),
+            adaptive: AdaptiveLimit::default(),
             waiting: AtomicUsize::new(0),
             queue: Mutex::default(),
             retries: RetrySpending::default(),
@@ -64,15 +78,35 @@ impl BackendState {
 
     /// The limit in force; None when there is none.
     pub(super) fn limit(&self) -> Option<u32> {
-        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != UNLIMITED)
+        let Bounds { most, .. } = self.bounds();
+        match self.adapts.load(Ordering::SeqCst) {
+            true => Some(self.adaptive.limit(self.bounds())),
+            false => Some(most).filter(|most| *most != UNLIMITED),
+        }
     }
 
-    /// Puts another limit in force; None for none. Whom it lets in is let in at once.
-    pub(super) fn set_limit(&self, limit: Option<u32>) {
-        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.hand_out();
+    /// Puts the limits of a policy in force, for a backend of so many endpoints. Whom they let in is let in at once.
+    pub(super) fn apply(&self, limits: &Limits, endpoints: usize) {
+        // Each endpoint has one request, or the limit would keep endpoints idle.
+        let least = u32::try_from(endpoints).unwrap_or(u32::MAX).max(LEAST);
+        self.least.store(least, Ordering::SeqCst);
+        self.most.store(limits.max_concurrent_requests.map_or(UNLIMITED, NonZeroU32::get), Ordering::SeqCst);
+        self.adapts.store(limits.adaptive, Ordering::SeqCst);
+        self.hand_out_if_any();
+    }
+
+    /// Moves an adaptive limit by an answer.
+    pub(super) fn answered(&self, latency: Duration, now: u64) {
+        if self.adapts.load(Ordering::Relaxed) {
+            let microseconds = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+            if self.adaptive.answered(microseconds, self.in_flight(), self.bounds(), now).is_some() {
+                self.hand_out_if_any();
+            }
         }
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { least: self.least.load(Ordering::SeqCst), most: self.most.load(Ordering::SeqCst) }
     }
 
     /// Admits a request, now or later; None when as many wait already as may.
@@ -99,11 +133,10 @@ impl BackendState {
 
     /// Takes a place if there is one.
     fn take(&self) -> bool {
-        let limit = self.limit.load(Ordering::SeqCst);
-        if limit == UNLIMITED {
+        let Some(limit) = self.limit() else {
             self.in_flight.fetch_add(1, Ordering::SeqCst);
             return true;
-        }
+        };
         let more = |before: u32| (before < limit).then(|| before + 1);
         self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
@@ -111,8 +144,12 @@ impl BackendState {
     /// Gives a place back.
     fn release(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        // Sequentially consistent with `admit`: it says that it waits and then looks for a place, this gives the place
-        // back and then looks for who waits, so one of them sees the other.
+        self.hand_out_if_any();
+    }
+
+    /// Sequentially consistent with `admit`: it says that it waits and then looks for a place, those who call this make a
+    /// place and then look for who waits, so one of them sees the other.
+    fn hand_out_if_any(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.hand_out();
         }
@@ -201,7 +238,7 @@ mod tests {
 
     fn limited(limit: u32) -> Arc<BackendState> {
         let state = Arc::<BackendState>::default();
-        state.set_limit(Some(limit));
+        state.apply(&Limits { max_concurrent_requests: NonZeroU32::new(limit), ..limits(0) }, 1);
         state
     }
 
@@ -269,11 +306,29 @@ mod tests {
         let (state, limits) = (limited(1), limits(2));
         let _first = now(state.admit(&limits));
         let (mut a, mut b) = (later(state.admit(&limits)), later(state.admit(&limits)));
-        state.set_limit(Some(2));
+        let raised = |limit| Limits { max_concurrent_requests: NonZeroU32::new(limit), ..limits.clone() };
+        state.apply(&raised(2), 1);
         let _a = turn(&mut a).expect("one more");
         assert!(turn(&mut b).is_none());
-        state.set_limit(None);
+        state.apply(&raised(0), 1); // none
         assert!(turn(&mut b).is_some());
+    }
+
+    #[test]
+    fn an_adaptive_limit_holds_while_the_policy_asks_for_it() {
+        let (state, adaptive) = (limited(100), Limits { adaptive: true, ..limits(0) });
+        state.apply(&adaptive, 1);
+        let started = state.limit().expect("a limit although the policy names none");
+        let _permits: Vec<Permit> = (0..started).map(|_| now(state.admit(&adaptive))).collect();
+        assert!(state.admit(&adaptive).is_none());
+        (0..2_000).for_each(|millisecond| state.answered(Duration::from_millis(1), millisecond));
+        let grown = state.limit().unwrap();
+        assert!(grown > started, "it is reached, and answers come as quickly as before");
+        assert!(matches!(state.admit(&adaptive), Some(Admission::Now(_))));
+        state.apply(&adaptive, 500);
+        assert!(state.limit().unwrap() >= 500, "each endpoint has one");
+        state.apply(&limits(0), 1);
+        assert_eq!(state.limit(), None);
     }
 
     #[test]

@@ -158,6 +158,9 @@ impl Lease {
     /// A response head with this status came `latency` after the request was given to the connection.
     pub fn answered(&self, status: u16, latency: Duration, now: u64) {
         self.endpoint().latency.record(latency, now);
+        if status < 500 {
+            self.pool.state.answered(latency, now);
+        }
         let outcome = if status < 500 { Outcome::Success } else { Outcome::Error };
         self.pool.judge(self.index, outcome, now);
     }
