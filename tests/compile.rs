@@ -70,6 +70,18 @@ fn the_order_of_objects_changes_nothing() {
     }
 }
 
+#[test]
+fn each_example_of_a_policy_compiles_without_a_problem() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/policies");
+    let loaded = file::load(&folder);
+    assert_eq!(loaded.errors, []);
+    let cluster = Cluster::read(loaded.objects);
+    assert!(cluster.policies.len() >= 3, "examples are missing");
+    let mut certificates = Certificates::new();
+    certificates.update(&cluster);
+    assert_eq!(compile(&cluster, &certificates, &Settings::default()).problems, []);
+}
+
 fn compile_case(case: &Path) -> Compiled {
     let loaded = file::load(case);
     assert_eq!(loaded.errors, [], "{}", case.display());

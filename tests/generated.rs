@@ -1,7 +1,10 @@
 //! Generated files are current. `PIERHEAD_UPDATE=1 cargo test --test generated` writes them anew.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test as the tests themselves do")]
 #![cfg(feature = "kubernetes")]
 
-use std::{env, fs, path::Path};
+use std::{collections::BTreeSet, env, fmt::Write, fs, path::Path};
+
+use serde_json::Value;
 
 #[test]
 fn the_definitions_in_crds_are_those_of_the_types() {
@@ -18,4 +21,159 @@ fn the_definitions_survive_yaml() {
     let yaml = pierhead::cli::crds::yaml().unwrap();
     let read: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
     assert_eq!(read, pierhead::cli::crds::definition().unwrap());
+}
+
+#[test]
+fn the_reference_of_backend_policy_is_that_of_the_schema() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backend-policy.md");
+    let written = fs::read_to_string(&path).unwrap();
+    let (by_hand, _) = written.split_once("-->\n").expect("the mark of what is generated");
+    let mut generated = format!("{by_hand}-->\n");
+    write_block(&mut generated, "spec", &spec());
+    if env::var_os("PIERHEAD_UPDATE").is_some() {
+        fs::write(&path, &generated).unwrap();
+    }
+    assert!(written == generated || env::var_os("PIERHEAD_UPDATE").is_some(), "run with PIERHEAD_UPDATE=1");
+}
+
+/// Each leaf of the schema has a row in docs/backend-policy-tests.md, and each test that it names exists and speaks of
+/// the field.
+#[test]
+fn each_field_of_backend_policy_has_its_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("docs/backend-policy-tests.md")).unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    let mut leaves = Vec::new();
+    find_leaves("", &spec(), &mut leaves);
+    let told: Vec<&str> = rows.iter().map(|row| row[0].trim_matches('`')).collect();
+    assert_eq!(told, leaves, "one row for each field, in the order of the schema");
+    for row in &rows {
+        let [field, acts, golden, refused] = row[..] else { panic!("{row:?}: four columns") };
+        let name = field.trim_matches('`').rsplit('.').next().unwrap();
+        for (column, is_needed) in [(acts, false), (golden, true), (refused, true)] {
+            let tests: BTreeSet<&str> = column.split('`').skip(1).step_by(2).collect();
+            assert!(!is_needed || !tests.is_empty(), "{field}: no test in {column:?}");
+            for test in tests {
+                let source = source_of(root, test).unwrap_or_else(|| panic!("{field}: there is no {test}"));
+                // The test of a feature may give its field another form.
+                assert!(!is_needed || source.contains(&format!("{name}:")), "{test} says nothing of {field}");
+            }
+        }
+    }
+}
+
+/// The source of `golden::case`, `cluster::case` or `feature::test`; None when there is no such test.
+fn source_of(root: &Path, test: &str) -> Option<String> {
+    let (module, name) = test.split_once("::")?;
+    if module == "golden" {
+        return fs::read_to_string(root.join(format!("tests/compile/{name}.in.yaml"))).ok();
+    }
+    if module == "cluster" {
+        let source = fs::read_to_string(root.join("tests/cluster/policy.rs")).ok()?;
+        return source.contains(&format!("\"{name}\"")).then_some(source);
+    }
+    let source = fs::read_to_string(root.join(format!("tests/features/{module}.rs"))).ok()?;
+    source.contains(&format!("fn {name}(")).then_some(source)
+}
+
+fn spec() -> Value {
+    let definition = pierhead::cli::crds::definition().unwrap();
+    definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
+}
+
+/// The fields of a block, or of the blocks in a list.
+fn fields(schema: &Value) -> Option<&serde_json::Map<String, Value>> {
+    schema.get("properties").or_else(|| schema["items"].get("properties"))?.as_object()
+}
+
+fn find_leaves(path: &str, schema: &Value, leaves: &mut Vec<String>) {
+    match fields(schema) {
+        Some(fields) => {
+            for (name, field) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                find_leaves(&path, field, leaves);
+            }
+        }
+        None => leaves.push(path.to_owned()),
+    }
+}
+
+/// A heading, the table of the block's own fields, the rules that join them; then the blocks in it.
+fn write_block(text: &mut String, path: &str, schema: &Value) {
+    let Some(fields) = fields(schema) else { return };
+    let description = schema["items"].get("description").or(schema.get("description"));
+    let description = description.and_then(Value::as_str).unwrap_or_default();
+    writeln!(text, "\n## `{path}`\n\n{description}\n").unwrap();
+    writeln!(text, "| Field | Type | Default | Bounds | |\n|---|---|---|---|---|").unwrap();
+    let holder = schema.get("items").unwrap_or(schema);
+    for (name, field) in fields {
+        let required = holder["required"].as_array().is_some_and(|all| all.contains(&Value::from(name.as_str())));
+        let default = match field.get("default") {
+            _ if required => "required".to_owned(),
+            Some(Value::String(text)) if !text.is_empty() => format!("`{text}`"),
+            Some(Value::Object(_)) | None => String::new(),
+            Some(value) => format!("`{value}`"),
+        };
+        let about = field["description"].as_str().unwrap_or_default().replace('|', "\\|");
+        writeln!(text, "| `{name}` | {} | {default} | {} | {about} |", type_of(field), bounds(field)).unwrap();
+    }
+    let rules: Vec<&str> = holder["x-kubernetes-validations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|rule| rule["message"].as_str())
+        .collect();
+    if !rules.is_empty() {
+        writeln!(text, "\nRules: {}.", rules.join("; ")).unwrap();
+    }
+    for (name, field) in fields {
+        write_block(text, &format!("{path}.{name}"), field);
+    }
+}
+
+fn type_of(field: &Value) -> String {
+    let kind = |schema: &Value| match schema["type"].as_str() {
+        _ if schema.get("enum").is_some() => {
+            let names: Vec<String> = schema["enum"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|name| format!("`{}`", name.as_str().unwrap_or_default()))
+                .collect();
+            names.join(", ")
+        }
+        None => "size".to_owned(),
+        Some("string") if schema["pattern"].as_str().is_some_and(|pattern| pattern.contains("h|m|s|ms")) => {
+            "duration".to_owned()
+        }
+        Some("object") => "block".to_owned(),
+        Some(name) => name.to_owned(),
+    };
+    match field.get("items") {
+        Some(items) => format!("list of {}", kind(items)),
+        None => kind(field),
+    }
+}
+
+fn bounds(field: &Value) -> String {
+    let holder = field.get("items").filter(|items| items.get("minimum").is_some()).unwrap_or(field);
+    let number = |name: &str| holder[name].as_f64();
+    let numbers = match (number("minimum"), number("maximum")) {
+        (Some(low), Some(high)) => format!("{low} to {high}"),
+        (Some(low), None) => format!("from {low}"),
+        _ => String::new(),
+    };
+    let entries = match (field["minItems"].as_u64(), field["maxItems"].as_u64()) {
+        (Some(low), Some(high)) => format!("{low} to {high} entries"),
+        (None, Some(high)) => format!("up to {high} entries"),
+        _ => String::new(),
+    };
+    let rules = field["x-kubernetes-validations"].as_array().filter(|_| field.get("properties").is_none());
+    let rules = rules.into_iter().flatten().filter_map(|rule| rule["message"].as_str()).map(ToOwned::to_owned);
+    let all: Vec<String> = [numbers, entries].into_iter().filter(|text| !text.is_empty()).chain(rules).collect();
+    all.join("; ")
 }

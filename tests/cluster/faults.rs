@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Cases, Cluster, Pierhead, Traffic, eventually, ingress, service, slice, tls_secret};
+use crate::support::{Cases, Cluster, Pierhead, Traffic, eventually, ingress, policy, service, slice, tls_secret};
 
 /// All of them.
 pub(crate) async fn cases(cluster: &mut Cluster, cases: &mut Cases) {
@@ -14,6 +14,7 @@ pub(crate) async fn cases(cluster: &mut Cluster, cases: &mut Cases) {
     cases.run("start_without_api_server", late_api_server(cluster)).await;
     cases.run("start_without_the_policy_kind", without_policies(cluster)).await;
     cases.run("missing_rights_are_named", missing_rights(cluster)).await;
+    cases.run("a_role_that_cannot_list_config_maps_hurts_nothing_else", without_config_maps(cluster)).await;
 }
 
 async fn hostile(cluster: &Cluster, pierhead: &Pierhead) {
@@ -178,4 +179,26 @@ async fn missing_rights(cluster: &Cluster) {
     assert_eq!(pierhead.readiness().await, Ok(503));
     cluster.merge("", "ClusterRole", "pierhead", json!({"rules": role})).await;
     pierhead.ready().await;
+}
+
+async fn without_config_maps(cluster: &Cluster) {
+    let role = cluster.get("", "ClusterRole", "pierhead").await["rules"].clone();
+    let mut without = role.clone();
+    for rule in without.as_array_mut().expect("a list") {
+        rule["resources"].as_array_mut().expect("a list").retain(|resource| resource != "configmaps");
+    }
+    assert_ne!(without, role, "the role lists ConfigMaps");
+    cluster.merge("", "ClusterRole", "pierhead", json!({"rules": without})).await;
+    let mut scene = cluster.scene().await;
+    scene.backends(&["a", "b"]).await;
+    let host = scene.host("www");
+    scene.apply(ingress("front").host(&host).prefix("/", "a:80").prefix("/b", "b:80")).await;
+    let tls = json!({"tls": {"hostname": "b.example", "caCertificateRefs": [{"kind": "ConfigMap", "name": "ca"}]}});
+    scene.apply(policy("b", "b", tls)).await;
+    let pierhead = cluster.pierhead("no-config-maps", 2, &[]).await;
+    pierhead.answers(&host, "/", "a").await;
+    assert_eq!(pierhead.get(&host, "/b").await.map(|reply| reply.status), Ok(503));
+    assert!(pierhead.log().contains("ConfigMap"), "{}", pierhead.log());
+    pierhead.stop().await;
+    cluster.merge("", "ClusterRole", "pierhead", json!({"rules": role})).await;
 }

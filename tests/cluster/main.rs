@@ -9,6 +9,7 @@
 mod faults;
 mod leader;
 mod lifecycle;
+mod policy;
 mod routing;
 mod scale;
 mod status;
@@ -44,6 +45,7 @@ fn telling() {
         let cluster = Cluster::start().await;
         let mut cases = Cases::default();
         status::cases(&cluster, &mut cases).await;
+        policy::cases(&cluster, &mut cases).await;
         leader::cases(&cluster, &mut cases).await;
         cases.finish("telling");
     });

@@ -16,7 +16,8 @@ use crate::model;
     .message("maxIdlePerEndpoint must not be above maxPerEndpoint").field_path(".maxIdlePerEndpoint"))]
 pub struct Connections {
     /// Most connections to one endpoint, counted by each replica of the controller for itself; a request that would need
-    /// one more goes to another endpoint, or is answered 503. For endpoints that serve few at a time. Default: no limit.
+    /// one more goes to another endpoint, or waits for as long as `timeouts.connect` allows and is then answered 503.
+    /// For endpoints that serve few at a time. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(min = 1))]
     pub max_per_endpoint: Option<i32>,

@@ -19,11 +19,12 @@ use serde_json::{Value, json};
 use super::{Backend, ControlPlane, Pierhead, Ports, eventually, service, slice};
 
 /// Group, version and plural of the kinds that the tests write or read.
-const KINDS: [(&str, &str, &str, &str); 12] = [
+const KINDS: [(&str, &str, &str, &str); 13] = [
     ("Ingress", "networking.k8s.io", "v1", "ingresses"),
     ("IngressClass", "networking.k8s.io", "v1", "ingressclasses"),
     ("Service", "", "v1", "services"),
     ("Secret", "", "v1", "secrets"),
+    ("ConfigMap", "", "v1", "configmaps"),
     ("Namespace", "", "v1", "namespaces"),
     ("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices"),
     ("BackendPolicy", "pierhead.dev", "v1alpha1", "backendpolicies"),
