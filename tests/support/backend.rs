@@ -296,9 +296,14 @@ impl Backend {
         self.state.connections.load(Ordering::SeqCst)
     }
 
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
     /// Waits until exactly `count` connections are open.
     pub async fn keeps(&self, count: usize) {
-        let there = async || (self.state.open.load(Ordering::SeqCst) == count).then_some(());
+        let there = async || (self.open() == count).then_some(());
         eventually(&format!("{count} connections to backend {}", self.name), there).await;
     }
 

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     collections::VecDeque,
+    num::NonZeroU32,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -30,6 +31,7 @@ const MAX_AGE_OF_NAMES: Duration = Duration::from_mins(5);
 /// What a policy says of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
+    max_open: Option<NonZeroU32>,
     max_idle: u32,
     idle_timeout: Moment,
     max_requests: u32,
@@ -109,9 +111,10 @@ impl Terms {
             Address::Name { .. } => Some(policy.max_age.map_or(MAX_AGE_OF_NAMES, |age| age.min(MAX_AGE_OF_NAMES))),
         };
         Self {
+            max_open: policy.max_per_endpoint,
             max_idle: policy.max_idle_per_endpoint,
             idle_timeout: millis(policy.idle_timeout.unwrap_or(keep_alive)),
-            max_requests: policy.max_requests.map_or(u32::MAX, std::num::NonZeroU32::get),
+            max_requests: policy.max_requests.map_or(u32::MAX, NonZeroU32::get),
             max_age: max_age.map_or(Moment::MAX, millis),
         }
     }
@@ -170,7 +173,7 @@ impl Kept {
     pub(super) fn take_back(&mut self, mut connection: Box<Exclusive>, now: Moment) {
         let terms = connection.terms;
         connection.served = connection.served.saturating_add(1);
-        if !terms.allow(connection.served, connection.opened, now) {
+        if !terms.allow(connection.served, connection.opened, now) || connection.slots.are_over(terms.max_open) {
             return;
         }
         let waiting = connection.slots.waiting();
@@ -210,19 +213,19 @@ impl Kept {
         {
             drop(self.hand_over(Kind::Shared(stream)));
         }
-        if terms.idle_timeout == 0 {
-            self.shared.retain(|shared| shared.state.streams.get() > 0);
-        }
+        let keeps_idle = |slots: &Slots| terms.idle_timeout > 0 && !slots.are_over(terms.max_open);
+        self.shared.retain(|shared| shared.state.streams.get() > 0 || keeps_idle(&shared.state.slots));
     }
 
-    /// Closes idle connections when requests of other threads wait for one; HTTP/2 connections serve no new stream.
+    /// Closes a connection for each request of other threads that waits for one: first those that idle, longest first;
+    /// HTTP/2 connections end with their streams.
     pub(super) fn make_room(&mut self) {
         let slots = self.idle.first().map(|idle| &idle.connection.slots);
         let Some(slots) = slots.or(self.shared.first().map(|shared| &shared.state.slots)) else { return };
-        if self.waiting_elsewhere(slots) > 0 {
-            self.idle.clear();
-            self.shared.clear();
-        }
+        let wanted = usize::try_from(self.waiting_elsewhere(slots)).unwrap_or(usize::MAX);
+        let idle = wanted.min(self.idle.len());
+        self.idle.drain(..idle);
+        self.shared.drain(..self.shared.len().min(wanted - idle));
     }
 
     /// Closes what has been idle for too long or is closed; false when there is nothing left.

@@ -45,6 +45,11 @@ impl Slots {
         limit.is_some_and(|limit| self.open.load(Ordering::SeqCst) >= limit.get())
     }
 
+    /// Whether there are more connections than allowed now: the limit was higher before.
+    pub fn are_over(&self, limit: Option<NonZeroU32>) -> bool {
+        limit.is_some_and(|limit| self.open.load(Ordering::Relaxed) > limit.get())
+    }
+
     /// Takes a slot, unless there are as many connections as allowed or others were there first.
     pub fn take(self: &Arc<Self>, limit: Option<NonZeroU32>) -> Option<Slot> {
         if limit.is_some() && self.waiting() > 0 { None } else { self.take_free(limit) }
