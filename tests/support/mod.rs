@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod client;
 pub mod manifests;
+pub mod open_loop;
 pub mod pierhead;
 mod proxy_protocol;
 pub mod spread;

@@ -47,6 +47,11 @@ impl Spread {
         Self { backends, policy: backend_policy("one", spec) }
     }
 
+    /// Replaces the policy by one of this spec.
+    pub fn set_policy(&mut self, spec: &str) {
+        self.policy = backend_policy("one", spec);
+    }
+
     /// Manifests with those of the backends that are named by number.
     pub fn manifests(&self, numbers: impl IntoIterator<Item = usize>) -> String {
         self.manifests_with(numbers.into_iter().map(|number| (number, String::new(), String::new())))
