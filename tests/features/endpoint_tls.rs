@@ -9,7 +9,7 @@ use crate::support::{
     client::{Answer, get},
     eventually,
     manifests::{backend_policy, ingress, service},
-    pierhead::Pierhead,
+    pierhead::{Pierhead, Setup},
     tls::{Authority, Pair, demanding_server, server},
 };
 
@@ -75,6 +75,29 @@ async fn subject_alt_names_stand_in_place_of_the_hostname() {
     let (answer_of_hostname, one) = answer(&authority.issue(&["cart.internal"]), &authority, &names).await;
     assert_eq!(answer_of_hostname.status, 502);
     assert!(one.seen().is_empty());
+}
+
+#[tokio::test]
+async fn without_authorities_of_its_own_a_policy_takes_those_of_the_system() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let one = speaking_tls(server(&authority.issue(&["cart.internal"]))).await;
+    let manifests = manifests(&one, &authority, "tls: {hostname: cart.internal}");
+    for (system, status) in [(other.pem(), 502), (String::new(), 502), (authority.pem(), 200)] {
+        let setup = Setup::default().manifests(&*manifests).variable("SSL_CERT_FILE", file("system.pem", &system));
+        let pierhead = setup.start().await;
+        assert_eq!(get(pierhead.http, "a.example", "/x").await.status, status);
+        if system.is_empty() {
+            let message = "the system has no certification authority: policies that use them reach no endpoint";
+            pierhead.told("that there is none", |line| line["message"] == message).await;
+        }
+    }
+    assert_eq!(one.seen().len(), 1);
 }
 
 #[tokio::test]

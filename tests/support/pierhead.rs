@@ -19,6 +19,7 @@ use super::{client, eventually, soon};
 #[derive(Default)]
 pub struct Setup {
     flags: Vec<String>,
+    variables: Vec<(&'static str, PathBuf)>,
     manifests: Vec<String>,
     backends_only: bool,
 }
@@ -75,6 +76,12 @@ impl Setup {
         self
     }
 
+    /// One more variable of its environment.
+    pub fn variable(mut self, name: &'static str, value: impl Into<PathBuf>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
     /// Manifests to start with.
     pub fn manifests(mut self, manifests: impl Into<String>) -> Self {
         self.manifests.push(manifests.into());
@@ -104,7 +111,7 @@ impl Setup {
         if !self.backends_only {
             command.arg("--manifests").arg(folder.path());
         }
-        let mut child = command.args(&self.flags).spawn().unwrap();
+        let mut child = command.args(&self.flags).envs(self.variables).spawn().unwrap();
         let (log, access_log) = (Lines::default(), Lines::default());
         log.read(child.stderr.take().unwrap());
         access_log.read(child.stdout.take().unwrap());
@@ -129,9 +136,10 @@ pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pierhead"));
     command.arg("serve").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
-        let own = name.to_string_lossy().starts_with("PIERHEAD_");
-        if own || name == "KUBERNETES_SERVICE_HOST" || name == "KUBECONFIG" {
-            command.env_remove(name);
+        let name = name.to_string_lossy();
+        let own = name.starts_with("PIERHEAD_");
+        if own || ["KUBERNETES_SERVICE_HOST", "KUBECONFIG", "SSL_CERT_DIR", "SSL_CERT_FILE"].contains(&&*name) {
+            command.env_remove(&*name);
         }
     }
     command

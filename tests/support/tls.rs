@@ -65,9 +65,14 @@ impl Authority {
         Pair { certificate: params.signed_by(&key, &self.0).unwrap(), key }
     }
 
+    /// Its certificate.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// A `ConfigMap` that holds its certificate.
     pub fn config_map(&self, name: &str) -> String {
-        let pem = self.0.pem().replace('\n', "\n    ");
+        let pem = self.pem().replace('\n', "\n    ");
         format!(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: default}}\ndata:\n  ca.crt: |\n    \
              {pem}\n---\n"
