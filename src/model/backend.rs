@@ -106,6 +106,7 @@ impl Protocol {
     }
 
     /// The same over TLS.
+    #[must_use]
     pub fn over_tls(self) -> Self {
         match self {
             Self::Http1 | Self::Https => Self::Https,

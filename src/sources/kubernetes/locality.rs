@@ -43,13 +43,11 @@ pub(super) fn mark_near(found: Vec<Found<'_>>, preference: ZonePreference, ours:
 /// The weight that a slice asks for; one when it asks for none.
 ///
 /// # Errors
-/// With the field and what is wrong with it.
-pub(super) fn weight(slice: &EndpointSlice) -> Result<u16, (String, ProblemKind)> {
+/// When it is no weight.
+pub(super) fn weight(slice: &EndpointSlice) -> Result<u16, ProblemKind> {
     let Some(text) = slice.annotations().get(WEIGHT) else { return Ok(1) };
-    text.parse().map_err(|_| {
-        let expected = "a number from 0 to 65535".to_owned();
-        (format!("metadata.annotations[{WEIGHT}]"), ProblemKind::InvalidValue { found: text.clone(), expected })
-    })
+    let expected = || "a number from 0 to 65535".to_owned();
+    text.parse().map_err(|_| ProblemKind::InvalidValue { found: text.clone(), expected: expected() })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::{
     Cluster, ObjectKey,
     annotations::Options,
     compile::Settings,
-    locality::{Found, mark_near, weight},
+    locality::{Found, WEIGHT, mark_near, weight},
     policies::Policies,
 };
 use crate::{
@@ -116,7 +116,8 @@ impl Backends<'_> {
                     continue;
                 }
             };
-            let weight = weight(slice).unwrap_or_else(|(field, kind)| {
+            let weight = weight(slice).unwrap_or_else(|kind| {
+                let field = format!("metadata.annotations[{WEIGHT}]");
                 builder.problem(Problem { origin: origin.clone(), field, kind });
                 1
             });

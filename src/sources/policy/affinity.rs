@@ -74,8 +74,8 @@ impl Default for Cookie {
 }
 
 impl SessionAffinity {
-    pub(super) fn convert(&self, refusals: &mut Refusals) -> Option<model::CookieAffinity> {
-        Some(self.cookie.convert(refusals))
+    pub(super) fn convert(&self, refusals: &mut Refusals) -> model::CookieAffinity {
+        self.cookie.convert(refusals)
     }
 }
 

@@ -61,7 +61,7 @@ impl Converted {
 /// Fills in defaults and follows references.
 pub(super) fn convert(spec: &BackendPolicySpec, references: &impl References, refusals: &mut Refusals) -> Converted {
     let load_balancing = spec.load_balancing.convert(refusals);
-    let cookie_affinity = spec.session_affinity.as_ref().and_then(|affinity| affinity.convert(refusals));
+    let cookie_affinity = spec.session_affinity.as_ref().map(|affinity| affinity.convert(refusals));
     let cookie_affinity = cookie_affinity.filter(|_| {
         let hashes = load_balancing.hash_on.is_some();
         if hashes {

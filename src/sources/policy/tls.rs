@@ -99,77 +99,79 @@ pub(in crate::sources) trait References {
     fn certificate(&self, secret: &str) -> Judged<Arc<Certificate>>;
 }
 
+/// A part of the block that cannot be had; it has been told.
+struct Refused;
+
 impl Tls {
     /// Unavailable as soon as one part is refused: what is left would verify less than what was meant.
     pub(super) fn convert(&self, references: &impl References, refusals: &mut Refusals) -> EndpointTls {
+        // Each part before the first refusal ends it, so that every one is told.
         let hostname = server_name("tls.hostname", &self.hostname, refusals);
         let authorities = self.authorities(references, refusals);
         let client_certificate = self.client_certificate(references, refusals);
-        let mut names = Vec::new();
-        for (i, name) in self.subject_alt_names.iter().enumerate() {
-            names.push(server_name(&format!("tls.subjectAltNames[{i}]"), name, refusals));
-        }
-        let subject_alt_names: Option<Vec<_>> = names.into_iter().collect();
-        match (hostname, authorities, client_certificate, subject_alt_names) {
-            (Some(hostname), Some(authorities), Some(client_certificate), Some(subject_alt_names)) => {
-                let verification = Verification { hostname, subject_alt_names, authorities, client_certificate };
-                EndpointTls::Verified(Arc::new(verification))
-            }
-            _ => EndpointTls::Unavailable,
-        }
+        let names = self.subject_alt_names.iter().enumerate();
+        let names: Vec<_> =
+            names.map(|(i, name)| server_name(&format!("tls.subjectAltNames[{i}]"), name, refusals)).collect();
+        let verification = || {
+            Ok::<_, Refused>(Verification {
+                hostname: hostname?,
+                subject_alt_names: names.into_iter().collect::<Result<_, _>>()?,
+                authorities: authorities?,
+                client_certificate: client_certificate?,
+            })
+        };
+        verification().map_or(EndpointTls::Unavailable, |verification| EndpointTls::Verified(Arc::new(verification)))
     }
 
-    /// `Some(None)` for the system's; None when one cannot be had.
+    /// None for those of the system.
     fn authorities(
         &self,
         references: &impl References,
         refusals: &mut Refusals,
-    ) -> Option<Option<Vec<CertificateDer<'static>>>> {
-        let mut all = Some(Vec::new());
+    ) -> Result<Option<Vec<CertificateDer<'static>>>, Refused> {
+        let mut all = Ok(Vec::new());
         for (i, reference) in self.ca_certificate_refs.iter().enumerate() {
             let field = format!("tls.caCertificateRefs[{i}]");
             if !reference.group.is_empty() {
                 refusals.refuse(format!("{field}.group"), &reference.group, "an empty group");
-                all = None;
+                all = Err(Refused);
                 continue;
             }
             let (found, kinds) = references.authorities(reference.kind, &reference.name);
             for kind in kinds {
                 refusals.tell(format!("{field}.name"), kind);
             }
-            all = all.zip(found).map(|(mut all, found)| {
-                all.extend(found.iter().cloned());
-                all
-            });
+            match (&mut all, found) {
+                (Ok(all), Some(found)) => all.extend(found.iter().cloned()),
+                _ => all = Err(Refused),
+            }
         }
         all.map(|all| (!self.ca_certificate_refs.is_empty()).then_some(all))
     }
 
-    /// `Some(None)` where none is asked for; None when it cannot be had.
+    /// None where none is asked for.
     fn client_certificate(
         &self,
         references: &impl References,
         refusals: &mut Refusals,
-    ) -> Option<Option<Arc<Certificate>>> {
-        let Some(reference) = &self.client_certificate_ref else { return Some(None) };
+    ) -> Result<Option<Arc<Certificate>>, Refused> {
+        let Some(reference) = &self.client_certificate_ref else { return Ok(None) };
         if !reference.group.is_empty() {
             refusals.refuse("tls.clientCertificateRef.group", &reference.group, "an empty group");
-            return None;
+            return Err(Refused);
         }
         let (found, kinds) = references.certificate(&reference.name);
         for kind in kinds {
             refusals.tell("tls.clientCertificateRef.name", kind);
         }
-        found.map(Some)
+        found.map(Some).ok_or(Refused)
     }
 }
 
-fn server_name(field: &str, text: &str, refusals: &mut Refusals) -> Option<ServerName<'static>> {
-    match ServerName::try_from(text.to_owned()) {
-        Ok(name @ ServerName::DnsName(_)) => Some(name),
-        _ => {
-            refusals.refuse(field, text, "a DNS name without a wildcard");
-            None
-        }
+fn server_name(field: &str, text: &str, refusals: &mut Refusals) -> Result<ServerName<'static>, Refused> {
+    if let Ok(name @ ServerName::DnsName(_)) = ServerName::try_from(text.to_owned()) {
+        return Ok(name);
     }
+    refusals.refuse(field, text, "a DNS name without a wildcard");
+    Err(Refused)
 }
