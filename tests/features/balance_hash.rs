@@ -13,7 +13,7 @@ const KEYS: usize = 400;
 const STRATEGIES: [&str; 2] = ["ConsistentHash", "Maglev"];
 
 fn by_header(strategy: &str) -> String {
-    format!("strategy: {strategy}, hash: {{on: Header, name: x-user}}")
+    format!("strategy: {strategy}, hash: {{type: Header, name: x-user}}")
 }
 
 /// The endpoint of each key.
@@ -82,7 +82,7 @@ async fn holds(on: &str, ask: impl AsyncFn(SocketAddr, usize) -> usize) {
 
 #[tokio::test]
 async fn cookies_are_keys() {
-    holds("on: Cookie, name: session", async |to, key| {
+    holds("type: Cookie, name: session", async |to, key| {
         let cookies = format!("other={}; session={key}", fastrand::u64(..));
         Client::connect(to).await.number("/", Some(("cookie", &cookies))).await
     })
@@ -91,7 +91,7 @@ async fn cookies_are_keys() {
 
 #[tokio::test]
 async fn query_parameters_are_keys() {
-    holds("on: Query, name: user", async |to, key| {
+    holds("type: Query, name: user", async |to, key| {
         let path = format!("/x?other={}&user={key}", fastrand::u64(..));
         Client::connect(to).await.number(&path, None).await
     })
@@ -100,7 +100,7 @@ async fn query_parameters_are_keys() {
 
 #[tokio::test]
 async fn paths_are_keys() {
-    holds("on: Path", async |to, key| {
+    holds("type: Path", async |to, key| {
         let path = format!("/of/{key}?other={}", fastrand::u64(..));
         Client::connect(to).await.number(&path, None).await
     })
@@ -109,7 +109,7 @@ async fn paths_are_keys() {
 
 #[tokio::test]
 async fn client_addresses_are_keys() {
-    holds("on: SourceIP", async |to, key| {
+    holds("type: SourceIP", async |to, key| {
         let ip = [127, 0, 1, u8::try_from(key).unwrap() + 1];
         Client::from(ip.into(), to).await.number("/", None).await
     })
@@ -155,7 +155,7 @@ async fn held(spread: &Spread, requests: usize) -> Vec<usize> {
 
 #[tokio::test]
 async fn a_bounded_load_spills_to_the_next() {
-    let bounded = "strategy: ConsistentHash, hash: {on: Header, name: x-user, boundedLoad: 125}";
+    let bounded = "strategy: ConsistentHash, hash: {type: Header, name: x-user, boundedLoad: 125}";
     let mut loads = held(&Spread::new(4, bounded).await, 16).await;
     loads.sort_unstable();
     // Request 16 finds a bound of 1.25 · 16 / 4 = 5.

@@ -56,7 +56,7 @@ async fn a_body_that_is_kept_whole_goes_to_both() {
 async fn is_not_hedged(retries: &str, method: Method, body: &'static [u8]) {
     let (one, two) = (Backend::start("one").await, Backend::start("two").await);
     (one.set_delay(LONG), two.set_delay(LONG));
-    let spec = format!("timeouts: {{perTry: 300ms}}\n  retries: {{on: [], hedge: {{after: 50ms}}, {retries}}}");
+    let spec = format!("timeouts: {{perTry: 300ms}}\n  retries: {{retryOn: [], hedge: {{after: 50ms}}, {retries}}}");
     let pierhead = Pierhead::serving(governed(&[one.address, two.address], &spec)).await;
     let answer = send(pierhead.http, request(method, "/x", body)).await;
     assert_eq!(answer.status, 504, "{retries}: {answer:?}");
@@ -108,7 +108,7 @@ async fn a_response_that_would_be_retried_does_not_win() {
     let (one, bad) = (Backend::start("one").await, Backend::start("bad").await);
     (one.set_delay(Duration::from_millis(400)), bad.set_delay(Duration::from_millis(100)));
     bad.set_failure(Some(503));
-    let spec = "retries: {on: [GatewayError], hedge: {after: 50ms}}";
+    let spec = "retries: {retryOn: [GatewayError], hedge: {after: 50ms}}";
     let pierhead = Pierhead::serving(governed(&[one.address, bad.address], spec)).await;
     for _ in 0..4 {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");

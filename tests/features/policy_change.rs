@@ -23,7 +23,7 @@ async fn a_change_takes_effect_with_no_failed_request() {
     let pierhead = spread.setup().start().await;
     let load = OpenLoop::start(pierhead.http, RATE, "/x");
     load.reaches(RATE / 2).await;
-    let one = "loadBalancing: {strategy: Maglev, hash: {on: Path}}";
+    let one = "loadBalancing: {strategy: Maglev, hash: {type: Path}}";
     let all = "loadBalancing: {strategy: RoundRobin}";
     for (spec, used) in [
         (one.to_owned(), 1),

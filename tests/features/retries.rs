@@ -67,13 +67,13 @@ async fn methods_says_which_requests_may_reach_an_endpoint_twice() {
 
 #[tokio::test]
 async fn on_without_reset_leaves_a_reset_alone() {
-    assert_eq!(tries("on: [ConnectFailure]", Method::GET).await, 1);
+    assert_eq!(tries("retryOn: [ConnectFailure]", Method::GET).await, 1);
 }
 
 #[tokio::test]
 async fn on_without_connect_failure_leaves_a_refused_connection_alone() {
     let (refused, _held) = refusing();
-    let pierhead = serving(&[refused], "on: [Reset]").await;
+    let pierhead = serving(&[refused], "retryOn: [Reset]").await;
     assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 502);
     assert_eq!(pierhead.logged_path("/x").await["attempts"], 1);
 }
@@ -94,17 +94,19 @@ async fn answers_beside(failure: u16, retries: &str) -> Vec<Answer> {
 #[tokio::test]
 async fn on_says_which_statuses_are_tried_again() {
     for (failure, on) in [
-        (503, "on: [GatewayError]"),
-        (502, "on: [GatewayError]"),
-        (500, "on: [ServerError]"),
-        (418, "on: [StatusCodes], statusCodes: [418, 429]"),
+        (503, "retryOn: [GatewayError]"),
+        (502, "retryOn: [GatewayError]"),
+        (500, "retryOn: [ServerError]"),
+        (418, "retryOn: [StatusCodes], statusCodes: [418, 429]"),
     ] {
         let answers = answers_beside(failure, on).await;
         assert!(answers.iter().all(|answer| answer.backend() == "one"), "{failure} with {on}: {answers:?}");
     }
-    for (failure, on) in
-        [(500, "on: [GatewayError]"), (503, "on: [Reset]"), (404, "on: [StatusCodes], statusCodes: [418]")]
-    {
+    for (failure, on) in [
+        (500, "retryOn: [GatewayError]"),
+        (503, "retryOn: [Reset]"),
+        (404, "retryOn: [StatusCodes], statusCodes: [418]"),
+    ] {
         let answers = answers_beside(failure, on).await;
         assert!(answers.iter().any(|answer| answer.status == failure), "{failure} with {on}: {answers:?}");
     }
@@ -114,7 +116,7 @@ async fn on_says_which_statuses_are_tried_again() {
 async fn the_last_response_passes_once_retries_are_spent() {
     let one = Backend::start("one").await;
     one.set_failure(Some(503));
-    let pierhead = serving(&[one.address], "on: [GatewayError], attempts: 2").await;
+    let pierhead = serving(&[one.address], "retryOn: [GatewayError], attempts: 2").await;
     assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 503);
     assert_eq!(one.seen().len(), 3);
     assert_eq!(pierhead.logged_path("/x").await["upstream"], one.address.to_string());
@@ -133,7 +135,7 @@ async fn a_refused_stream_is_tried_elsewhere_whatever_the_method() {
     let to_both = |on: &str| {
         ingress("main").host("a.example").prefix("/", "one").to_string()
             + &service_with("one", "appProtocol: kubernetes.io/h2c", &[refuses, one.address])
-            + &backend_policy("one", &format!("retries: {{on: [{on}]}}"))
+            + &backend_policy("one", &format!("retries: {{retryOn: [{on}]}}"))
     };
     let post = || request(Method::POST, "/x", body(20 * KIB));
     let pierhead = Pierhead::serving(to_both("RefusedStream")).await;

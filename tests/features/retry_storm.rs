@@ -15,7 +15,7 @@ const STORM: usize = 2_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retries_stay_within_the_budget_while_every_endpoint_fails() {
-    let spread = Spread::with_policy(3, "retries: {on: [GatewayError]}").await;
+    let spread = Spread::with_policy(3, "retries: {retryOn: [GatewayError]}").await;
     let pierhead = spread.setup().start().await;
     for backend in &spread.backends {
         backend.set_failure(Some(503));
@@ -44,7 +44,7 @@ async fn what_recovers_after_a_storm_is_not_overrun() {
     const SLOW_START: Duration = Duration::from_secs(6);
     let spread = Spread::with_policy(
         3,
-        "loadBalancing: {strategy: RoundRobin, slowStart: 6s}\n  retries: {on: [GatewayError]}\n  health: {active: \
+        "loadBalancing: {strategy: RoundRobin, slowStart: 6s}\n  retries: {retryOn: [GatewayError]}\n  health: {active: \
          {http: {path: /healthz}, interval: 200ms, timeout: 200ms, unhealthy: 1, healthy: 1}}",
     )
     .await;

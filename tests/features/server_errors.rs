@@ -37,7 +37,7 @@ async fn relay_passes_a_server_error_unchanged() {
 async fn retries_come_first() {
     let (one, bad) = (Backend::start("one").await, Backend::start("bad").await);
     bad.set_failure(Some(500));
-    let spec = "serverErrors: BadGateway\n  retries: {on: [ServerError]}";
+    let spec = "serverErrors: BadGateway\n  retries: {retryOn: [ServerError]}";
     let pierhead = Pierhead::serving(governed(&[one.address, bad.address], spec)).await;
     for _ in 0..4 {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
