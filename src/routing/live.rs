@@ -47,13 +47,17 @@ impl Live {
         self.epoch
     }
 
+    /// Milliseconds since the epoch.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Builds a snapshot of the model and puts it in force. Callers take turns.
     pub fn publish(&self, compiled: Arc<Compiled>) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.current.load_full();
-        let now = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
         let threads = self.metrics.threads();
-        let site = Site { metrics: &self.metrics, threads, replica: self.replica, now };
+        let site = Site { metrics: &self.metrics, threads, replica: self.replica, now: self.now() };
         let next = Arc::new(Snapshot::build(compiled, Some(&previous), &site));
         self.current.store(next);
         self.published.store(true, Ordering::Release);
