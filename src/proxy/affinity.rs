@@ -81,7 +81,7 @@ mod tests {
     fn affinity(name: &str) -> CookieAffinity {
         CookieAffinity {
             name: name.into(),
-            ttl: Some(Duration::from_secs(3600)),
+            ttl: Some(Duration::from_hours(1)),
             path: "/cart".into(),
             same_site: SameSite::Lax,
             secure: true,

@@ -78,11 +78,9 @@ impl BackendState {
 
     /// The limit in force; None when there is none.
     pub(super) fn limit(&self) -> Option<u32> {
-        let Bounds { most, .. } = self.bounds();
-        match self.adapts.load(Ordering::SeqCst) {
-            true => Some(self.adaptive.limit(self.bounds())),
-            false => Some(most).filter(|most| *most != UNLIMITED),
-        }
+        let bounds = self.bounds();
+        let adapted = self.adapts.load(Ordering::SeqCst).then(|| self.adaptive.limit(bounds));
+        adapted.or_else(|| Some(bounds.most).filter(|most| *most != UNLIMITED))
     }
 
     /// Puts the limits of a policy in force, for a backend of so many endpoints. Whom they let in is let in at once.

@@ -1,0 +1,158 @@
+//! Outlier detection: endpoints whose requests fail are left out for a while.
+
+use std::collections::BTreeMap;
+
+use crate::support::{
+    backend::{Backend, refusing},
+    client::get,
+    eventually,
+    manifests::governed,
+    pierhead::{Pierhead, Setup},
+};
+
+/// A process with one thread, so that round robin is even.
+async fn serve(manifests: String) -> Pierhead {
+    Setup::default().manifests(manifests).flag("--threads=1").start().await
+}
+
+async fn statuses(pierhead: &Pierhead, requests: usize) -> BTreeMap<u16, usize> {
+    let mut statuses = BTreeMap::new();
+    for _ in 0..requests {
+        *statuses.entry(get(pierhead.http, "a.example", "/").await.status).or_default() += 1;
+    }
+    statuses
+}
+
+fn outlier(fields: &str) -> String {
+    format!("health: {{panicThreshold: 0, outlier: {{{fields}}}}}")
+}
+
+#[tokio::test]
+async fn errors_in_a_row_eject_an_endpoint_until_its_time_is_over() {
+    let (good, bad) = (Backend::start("good").await, Backend::start("bad").await);
+    bad.set_failure(Some(500));
+    let policy = outlier("consecutiveErrors: 3, baseEjection: 5s");
+    let pierhead = serve(governed(&[good.address, bad.address], &policy)).await;
+    assert_eq!(statuses(&pierhead, 20).await, BTreeMap::from([(200, 17), (500, 3)]));
+    pierhead.told("the ejection", |line| line["message"] == "endpoint ejected").await;
+    bad.set_failure(None);
+    let seen = bad.seen().len();
+    eventually("it comes back", async || {
+        statuses(&pierhead, 2).await;
+        (bad.seen().len() > seen).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_ratio_of_errors_ejects_an_endpoint() {
+    let (good, bad) = (Backend::start("good").await, Backend::start("bad").await);
+    let policy = outlier("consecutiveErrors: 100, errorRatio: 40, minRequests: 10, interval: 60s, baseEjection: 60s");
+    let pierhead = serve(governed(&[good.address, bad.address], &policy)).await;
+    let mut errors = 0;
+    for request in 0..40 {
+        // Of what comes to the bad one, every other request fails.
+        bad.set_failure((request / 2 % 2 == 0).then_some(503));
+        errors += usize::from(get(pierhead.http, "a.example", "/").await.status == 503);
+    }
+    assert_eq!((bad.seen().len(), errors), (10, 5), "the tenth request shows that half of them fail");
+}
+
+/// How long a second ejection lasts under a policy whose first lasts 3 s.
+async fn second_ejection(fields: &str) -> u64 {
+    let (good, bad) = (Backend::start("good").await, Backend::start("bad").await);
+    let policy = outlier(&format!("consecutiveErrors: 1, baseEjection: 3s, {fields}"));
+    let pierhead = serve(governed(&[good.address, bad.address], &policy)).await;
+    let ejected = async || {
+        statuses(&pierhead, 2).await;
+        let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
+        let mut endpoints = backends[0]["endpoints"].as_array().unwrap().iter();
+        endpoints.find_map(|endpoint| endpoint["ejectedMilliseconds"].as_u64())
+    };
+    bad.set_failure(Some(500));
+    let first = eventually("the first ejection", ejected).await;
+    assert!(first <= 3000, "{first}");
+    bad.set_failure(None);
+    let seen = bad.seen().len();
+    eventually("a while in health", async || {
+        statuses(&pierhead, 2).await;
+        (bad.seen().len() > seen + 50).then_some(())
+    })
+    .await;
+    bad.set_failure(Some(500));
+    eventually("the second ejection", ejected).await
+}
+
+#[tokio::test]
+async fn ejections_grow_up_to_the_longest_and_are_forgiven_in_health() {
+    let (grown, capped, forgiven) = tokio::join!(
+        second_ejection("interval: 60s, maxEjection: 60s"),
+        second_ejection("interval: 60s, maxEjection: 3s"),
+        second_ejection("interval: 100ms, maxEjection: 60s"),
+    );
+    assert!((3001..=6000).contains(&grown), "{grown}");
+    assert!(capped <= 3000, "{capped}");
+    assert!(forgiven <= 3000, "{forgiven}");
+}
+
+#[tokio::test]
+async fn connections_that_fail_eject_an_endpoint() {
+    let good = Backend::start("good").await;
+    let (refused, _held) = refusing();
+    let policy = outlier("consecutiveErrors: 2, baseEjection: 60s");
+    let pierhead = serve(governed(&[good.address, refused], &policy)).await;
+    let paths: Vec<String> = (0..12).map(|number| format!("/{number}")).collect();
+    for path in &paths {
+        assert_eq!(get(pierhead.http, "a.example", path).await.status, 200, "another try succeeds");
+    }
+    let mut tries = Vec::new();
+    for path in &paths {
+        tries.push(pierhead.logged_path(path).await["attempts"].as_u64().unwrap());
+    }
+    assert_eq!(tries.iter().filter(|tries| **tries == 2).count(), 2, "two requests found out: {tries:?}");
+}
+
+#[tokio::test]
+async fn no_more_than_the_share_is_ejected() {
+    let backends = [Backend::start("1").await, Backend::start("2").await, Backend::start("3").await];
+    for backend in &backends {
+        backend.set_failure(Some(500));
+    }
+    let policy = outlier("consecutiveErrors: 1, baseEjection: 60s, maxEjectedPercent: 67");
+    let addresses = backends.each_ref().map(|backend| backend.address);
+    let pierhead = serve(governed(&addresses, &policy)).await;
+    statuses(&pierhead, 12).await;
+    let seen = backends.each_ref().map(|backend| backend.seen().len());
+    assert_eq!(seen.iter().filter(|count| **count == 1).count(), 2, "{seen:?}");
+    assert_eq!(seen.iter().sum::<usize>(), 12, "{seen:?}");
+}
+
+#[tokio::test]
+async fn when_none_is_fit_the_panic_threshold_decides() {
+    let only = Backend::start("only").await;
+    only.set_failure(Some(500));
+    let detection = "outlier: {consecutiveErrors: 1, baseEjection: 60s}";
+    let strict = serve(governed(&[only.address], &format!("health: {{panicThreshold: 0, {detection}}}"))).await;
+    assert_eq!(statuses(&strict, 3).await, BTreeMap::from([(500, 1), (503, 2)]));
+    get(strict.http, "a.example", "/why").await;
+    assert_eq!(strict.logged_path("/why").await["reason"], "no_healthy_endpoint");
+    let panics = serve(governed(&[only.address], &format!("health: {{panicThreshold: 50, {detection}}}"))).await;
+    assert_eq!(statuses(&panics, 3).await, BTreeMap::from([(500, 3)]), "fitness is ignored");
+}
+
+#[tokio::test]
+async fn the_operator_sees_who_is_ejected_and_for_how_long() {
+    let (good, bad) = (Backend::start("good").await, Backend::start("bad").await);
+    bad.set_failure(Some(500));
+    let pierhead =
+        serve(governed(&[good.address, bad.address], &outlier("consecutiveErrors: 1, baseEjection: 60s"))).await;
+    statuses(&pierhead, 4).await;
+    let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
+    let endpoints = backends[0]["endpoints"].as_array().unwrap();
+    let of = |backend: &Backend| endpoints.iter().find(|e| e["address"] == backend.address.to_string()).unwrap();
+    assert_eq!((&of(&good)["fit"], &of(&good)["weight"], &of(&good)["near"]), (&true.into(), &1.into(), &true.into()));
+    assert!(of(&good)["latencyMilliseconds"].as_f64().unwrap() > 0.0, "{backends}");
+    assert_eq!((&of(&bad)["fit"], &of(&bad)["unfit"]), (&false.into(), &"its requests failed".into()));
+    assert!((1..=60_000).contains(&of(&bad)["ejectedMilliseconds"].as_u64().unwrap()), "{backends}");
+    assert_eq!((&backends[0]["limit"], &backends[0]["pending"]), (&serde_json::Value::Null, &0.into()));
+}
