@@ -61,7 +61,7 @@ type ByKey = HashMap<Key, Kept, RandomState>;
 /// An endpoint and [`Pool::transport_id`].
 type Key = (u64, u64);
 /// [`Pool::transport_id`] and what else dialling depends on.
-type Way = (u64, Option<Duration>);
+type Way = (u64, Option<Duration>, Duration);
 
 /// Where the connections of a checkout are kept.
 #[derive(Debug)]
@@ -259,7 +259,7 @@ impl Upstreams {
         let (policy, own_ports) = (&pool.backend.policy, &self.own_ports);
         let build = || (Rc::new(Dialer::build(policy, pool.backend.protocol, Arc::clone(own_ports))), 0);
         let mut dialers = self.dialers.borrow_mut();
-        let way = (pool.transport_id, policy.connections.tcp_keepalive);
+        let way = (pool.transport_id, policy.connections.tcp_keepalive, policy.timeouts.connect);
         let (dialer, used) = dialers.entry(way).or_insert_with(build);
         *used = self.clock.now();
         Rc::clone(dialer)

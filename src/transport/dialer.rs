@@ -13,9 +13,6 @@ use super::{
 };
 use crate::model::{Address, Policy, Protocol, ProxyProtocol};
 
-/// How long one address of several is waited for before the next is tried.
-const NEXT_ADDRESS: Duration = Duration::from_secs(1);
-
 /// Why a connection did not open. The endpoint has seen nothing of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -45,6 +42,8 @@ pub struct Dialer {
     security: Security,
     proxy_protocol: Option<ProxyProtocol>,
     keep_alive: Option<Duration>,
+    /// What the addresses of a name share between them.
+    connect_timeout: Duration,
     own_ports: Arc<[u16]>,
 }
 
@@ -57,12 +56,13 @@ impl Dialer {
             security: tls::security(&policy.tls, protocol),
             proxy_protocol: policy.proxy_protocol,
             keep_alive: policy.connections.tcp_keepalive,
+            connect_timeout: policy.timeouts.connect,
             own_ports,
         }
     }
 
     /// Opens a connection on behalf of `proxied`, up to and with the TLS handshake. Of a name with several addresses the
-    /// first that takes a connection is used.
+    /// first that takes a connection is used, in its share of the policy's connect timeout.
     ///
     /// # Errors
     /// See [`DialError`].
@@ -84,9 +84,10 @@ impl Dialer {
 
     async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
         let Some((last, others)) = addresses.split_last() else { return Err(DialError::Forbidden) };
+        let share = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         for address in others {
             // It says nothing, or no: the last one has all the time that is left.
-            if let Ok(Ok(stream)) = tokio::time::timeout(NEXT_ADDRESS, self.connect_to(*address)).await {
+            if let Ok(Ok(stream)) = tokio::time::timeout(share, self.connect_to(*address)).await {
                 return Ok(stream);
             }
         }
@@ -159,6 +160,26 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), address);
         assert!(matches!(dialer.connect(&[refusing, refusing]).await, Err(DialError::Connect(_))));
         drop(listener);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_address_that_says_nothing_leaves_time_for_the_next() {
+        // A listener whose queue is full: connections neither open nor fail.
+        let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        silent.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        silent.listen(0).unwrap();
+        let silent_address = silent.local_addr().unwrap().as_socket().unwrap();
+        let mut fillers = Vec::new();
+        let patience = Duration::from_millis(200);
+        while let Ok(Ok(filler)) = tokio::time::timeout(patience, TcpStream::connect(silent_address)).await {
+            fillers.push(filler);
+        }
+        let (_listener, address) = listener().await;
+        let mut policy = Policy::default();
+        policy.timeouts.connect = Duration::from_millis(400);
+        let (dialer, addresses) = (dialer(&policy), [silent_address, address]);
+        let stream = tokio::time::timeout(Duration::from_secs(30), dialer.connect(&addresses)).await.unwrap().unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
     }
 
     #[tokio::test(flavor = "current_thread")]

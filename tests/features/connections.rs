@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{
     backend::{Backend, scripted},
-    client::{Answer, get},
+    client::{Answer, Raw, get, status_of},
     eventually,
     manifests::{backend_policy, ingress, service},
     pierhead::{Pierhead, Setup},
@@ -96,6 +96,22 @@ async fn an_endpoint_at_its_limit_is_passed_over_for_another() {
     }
     busy.release();
     assert_eq!(slow.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_tunnel_holds_its_connection_until_it_ends() {
+    let one = Backend::start("one").await;
+    let spec = "connections: {maxPerEndpoint: 1}\n  timeouts: {connect: 300ms}";
+    let pierhead = serving(2, &[&one], spec).await;
+    let mut tunnel = Raw::connect(pierhead.http).await;
+    let upgrade = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: \
+                   dGhlIHNhbXBsZSBub25jZQ==";
+    tunnel.write(format!("GET /chat HTTP/1.1\r\nhost: a.example\r\n{upgrade}\r\n\r\n")).await;
+    assert_eq!(status_of(&tunnel.head().await), 101);
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 503);
+    drop(tunnel);
+    let free = async || (get(pierhead.http, "a.example", "/x").await.status == 200).then_some(());
+    eventually("the connection of the tunnel is free", free).await;
 }
 
 #[tokio::test]

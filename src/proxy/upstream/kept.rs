@@ -222,6 +222,7 @@ impl Kept {
     pub(super) fn make_room(&mut self) {
         let slots = self.idle.first().map(|idle| &idle.connection.slots);
         let Some(slots) = slots.or(self.shared.first().map(|shared| &shared.state.slots)) else { return };
+        self.queue.retain(|giver| !giver.is_closed());
         let wanted = usize::try_from(self.waiting_elsewhere(slots)).unwrap_or(usize::MAX);
         let idle = wanted.min(self.idle.len());
         self.idle.drain(..idle);
