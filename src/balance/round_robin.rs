@@ -137,6 +137,12 @@ mod tests {
     }
 
     #[test]
+    fn the_light_do_not_come_all_at_once() {
+        let picked = picked(&[1, 1, 1, 1, 4], &Fixed::open(5), &AtomicUsize::new(0), 800);
+        assert!(picked.windows(3).all(|three| three.contains(&4)), "{:?}", &picked[..16]);
+    }
+
+    #[test]
     fn the_light_share_by_weight_when_the_heavy_are_closed() {
         let counted = |weights: &[u16], closed: &[usize]| {
             let candidates = Fixed::open(weights.len()).closed(closed);
