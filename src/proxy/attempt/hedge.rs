@@ -29,6 +29,7 @@ impl Attempts<'_> {
         plan: &mut Plan<'_>,
         record: &mut Record,
     ) -> Outcome {
+        plan.tried.push(one.endpoint.id);
         let mut first = pin!(self.attempt(one));
         tokio::select! {
             biased;

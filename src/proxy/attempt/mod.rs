@@ -110,7 +110,6 @@ impl Attempts<'_> {
             record.attempts += 1;
             let lease = record.lease.insert(self.pool.pick(&self.selection(&plan.tried)).map_err(Error::from)?);
             let endpoint = Arc::clone(lease.endpoint());
-            plan.tried.push(endpoint.id);
             let spare = plan.repeats().then(|| Spare::of(&request));
             let one = Try { endpoint: &endpoint, request, reuse, until: self.until(record.expires) };
             let outcome = match (retries.hedge_after, &spare) {
@@ -123,9 +122,10 @@ impl Attempts<'_> {
             if let Some(lease) = &record.lease {
                 self.tell(lease, &outcome);
             }
-            let Some(pause) = self.another(&plan, &outcome, spare.is_some(), record.time_left()) else {
+            let Some(pause) = self.another(&mut plan, &endpoint, &outcome, spare.as_ref(), record.time_left()) else {
                 return outcome;
             };
+            plan.count();
             request = match (outcome, spare) {
                 (Err(SendError { unsent: Some(request), .. }), _) => request,
                 (Ok(answer), Some(spare)) => {
@@ -138,24 +138,25 @@ impl Attempts<'_> {
                 }
                 (outcome, None) => return outcome,
             };
-            plan.count();
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
         }
     }
 
-    /// The pause before another try, or None when none may follow.
+    /// The pause before another try, or None when none may follow this outcome at the endpoint.
     fn another(
         &self,
-        plan: &Plan<'_>,
+        plan: &mut Plan<'_>,
+        endpoint: &EndpointState,
         outcome: &Outcome,
-        has_spare: bool,
+        spare: Option<&Spare>,
         time_left: Option<Duration>,
     ) -> Option<Duration> {
         let ending = ending(outcome);
         let cost = plan.cost(ending)?;
-        let repeatable = has_spare && self.upload.as_ref().is_none_or(|upload| upload.is_repeatable());
+        plan.tried.push(endpoint.id); // only now: a request that is answered at once allocates nothing
+        let repeatable = spare.is_some() && self.upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         if !repeatable && !matches!(ending, Ending::Unsent(_)) {
             return None;
         }
