@@ -10,8 +10,9 @@ use crate::support::{
     spread::{Spread, is_likely},
 };
 
-/// Requests a second in the storm.
+/// Requests offered in the storm, and so many a second: what an unoptimised build takes on a busy machine.
 const STORM: usize = 2_000;
+const RATE: usize = 500;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retries_stay_within_the_budget_while_every_endpoint_fails() {
@@ -20,11 +21,12 @@ async fn retries_stay_within_the_budget_while_every_endpoint_fails() {
     for backend in &spread.backends {
         backend.set_failure(Some(503));
     }
-    let (load, start) = (OpenLoop::start(pierhead.http, STORM, "/x"), Instant::now());
-    load.reaches(2 * STORM).await;
+    let (load, start) = (OpenLoop::start(pierhead.http, RATE, "/x"), Instant::now());
+    load.reaches(STORM).await;
     let outcomes = load.stop().await;
     let seconds = usize::try_from(start.elapsed().as_secs()).unwrap() + 2;
-    assert!(outcomes.iter().all(|outcome| outcome.status() == 503));
+    let odd: Vec<_> = outcomes.iter().filter(|outcome| outcome.status != 503).collect();
+    assert!(odd.is_empty(), "{} are not what the backend answered: {:?}", odd.len(), odd.first());
     let (requests, peak) = (outcomes.len(), peak(&outcomes));
     let tries: usize = spread.backends.iter().map(|backend| backend.seen().len()).sum();
     // In each second a fifth of its requests or of those of the second before, whichever are more, and 10 at least.
@@ -36,7 +38,7 @@ async fn retries_stay_within_the_budget_while_every_endpoint_fails() {
 /// How many of the requests that were sent in a stretch of time an endpoint answered, and how many there were.
 fn answered(outcomes: &[Outcome], by: &str, from: Instant, to: Instant) -> (usize, usize) {
     let within: Vec<_> = outcomes.iter().filter(|outcome| (from..to).contains(&outcome.sent)).collect();
-    (within.iter().filter(|outcome| outcome.backend() == by).count(), within.len())
+    (within.iter().filter(|outcome| outcome.backend == by).count(), within.len())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -45,7 +47,7 @@ async fn what_recovers_after_a_storm_is_not_overrun() {
     let spread = Spread::with_policy(
         3,
         "loadBalancing: {strategy: RoundRobin, slowStart: 6s}\n  retries: {retryOn: [GatewayError]}\n  health: {active: \
-         {http: {path: /healthz}, interval: 200ms, timeout: 200ms, unhealthy: 1, healthy: 1}}",
+         {http: {path: /healthz}, interval: 1s, timeout: 1s, unhealthy: 4, healthy: 1}}",
     )
     .await;
     let fail = |number: usize, status: u16| {
@@ -55,16 +57,23 @@ async fn what_recovers_after_a_storm_is_not_overrun() {
     let pierhead = spread.setup().flag("--threads=1").start().await;
     (0..3).for_each(|number| fail(number, 503));
     let load = OpenLoop::start(pierhead.http, 300, "/x");
-    let last_is = |wanted: fn(&Outcome) -> bool| load.outcomes().iter().rev().take(50).all(wanted);
-    eventually("the storm", async || last_is(|outcome| outcome.status() == 503).then_some(())).await;
+    let last_is = |wanted: fn(&Outcome) -> bool| load.so_far(|outcomes| outcomes.iter().rev().take(50).all(wanted));
+    eventually("the storm", async || last_is(|outcome| outcome.status == 503).then_some(())).await;
     (0..2).for_each(|number| fail(number, 200));
-    eventually("two that serve", async || last_is(|outcome| outcome.status() == 200).then_some(())).await;
+    eventually("two that serve", async || last_is(|outcome| outcome.status == 200).then_some(())).await;
+    let asked = || spread.backends[2].seen().len() - spread.backends[2].probes().len();
+    eventually("the third is left alone", async || {
+        let before = asked();
+        load.reaches(load.offered() + 60).await;
+        (asked() == before).then_some(())
+    })
+    .await;
     // The third comes back once the two have their full share.
     let settled = Instant::now() + SLOW_START;
     eventually("full share of two", async || (Instant::now() > settled).then_some(())).await;
     fail(2, 200);
-    let first =
-        async || load.outcomes().iter().filter(|outcome| outcome.backend() == "2").map(|outcome| outcome.sent).min();
+    let is_third = |outcome: &&Outcome| outcome.backend == "2";
+    let first = async || load.so_far(|outcomes| outcomes.iter().filter(is_third).map(|outcome| outcome.sent).min());
     let start = eventually("the third answers", first).await;
     let end = start + SLOW_START + Duration::from_secs(2);
     eventually("the end of its slow start", async || (Instant::now() > end).then_some(())).await;
@@ -79,6 +88,6 @@ async fn what_recovers_after_a_storm_is_not_overrun() {
     assert!(middle > early && middle * 4 < of_middle, "{shares:?}");
     let (late, of_late) = answered(&outcomes, "2", end - second, end);
     assert!(is_likely(late, of_late, 1.0 / 3.0), "{shares:?}");
-    let failed = outcomes.iter().filter(|outcome| outcome.sent >= start && outcome.status() != 200).count();
+    let failed = outcomes.iter().filter(|outcome| outcome.sent >= start && outcome.status != 200).count();
     assert_eq!(failed, 0, "no request fails once the backend has recovered");
 }

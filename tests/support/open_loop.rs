@@ -45,20 +45,10 @@ struct Shared {
 pub struct Outcome {
     /// When it was sent.
     pub sent: Instant,
-    /// Its answer; None when there was none, or not a whole one.
-    pub answer: Option<Answer>,
-}
-
-impl Outcome {
-    /// Status of the answer; zero without one.
-    pub fn status(&self) -> u16 {
-        self.answer.as_ref().map_or(0, |answer| answer.status)
-    }
-
-    /// The backend that answered; empty without one.
-    pub fn backend(&self) -> String {
-        self.answer.as_ref().map(Answer::backend).unwrap_or_default()
-    }
+    /// Status of the answer; zero when there was none, or not a whole one.
+    pub status: u16,
+    /// The backend that answered; empty when none did.
+    pub backend: String,
 }
 
 impl OpenLoop {
@@ -71,13 +61,18 @@ impl OpenLoop {
 
     /// Waits until so many requests have been offered since the start.
     pub async fn reaches(&self, requests: usize) {
-        let there = async || (self.shared.offered.load(Ordering::SeqCst) >= requests).then_some(());
+        let there = async || (self.offered() >= requests).then_some(());
         eventually(&format!("{requests} requests"), there).await;
     }
 
-    /// What became of those that ended so far, in the order of their ends.
-    pub fn outcomes(&self) -> Vec<Outcome> {
-        self.shared.outcomes.lock().unwrap().clone()
+    /// Requests offered so far.
+    pub fn offered(&self) -> usize {
+        self.shared.offered.load(Ordering::SeqCst)
+    }
+
+    /// What became of those that ended so far, in the order of their ends, as `look` sees it.
+    pub fn so_far<T>(&self, look: impl FnOnce(&[Outcome]) -> T) -> T {
+        look(&self.shared.outcomes.lock().unwrap())
     }
 
     /// Stops, waits for what is under way, and tells what became of each.
@@ -108,7 +103,8 @@ impl Shared {
     async fn ask(self: Arc<Self>, address: SocketAddr, path: &'static str) {
         let sent = Instant::now();
         let answer = self.answer(address, path).await;
-        self.outcomes.lock().unwrap().push(Outcome { sent, answer });
+        let (status, backend) = answer.map_or((0, String::new()), |answer| (answer.status, answer.backend()));
+        self.outcomes.lock().unwrap().push(Outcome { sent, status, backend });
     }
 
     async fn answer(&self, address: SocketAddr, path: &str) -> Option<Answer> {
