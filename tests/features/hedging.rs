@@ -55,7 +55,8 @@ async fn a_body_that_is_kept_whole_goes_to_both() {
 /// Such a request of which the first try takes all the time it has: nobody else is asked meanwhile.
 async fn is_not_hedged(retries: &str, method: Method, body: &'static [u8]) {
     let (one, two) = (Backend::start("one").await, Backend::start("two").await);
-    (one.set_delay(LONG), two.set_delay(LONG));
+    one.set_delay(LONG);
+    two.set_delay(LONG);
     let spec = format!("timeouts: {{perTry: 300ms}}\n  retries: {{retryOn: [], hedge: {{after: 50ms}}, {retries}}}");
     let pierhead = Pierhead::serving(governed(&[one.address, two.address], &spec)).await;
     let answer = send(pierhead.http, request(method, "/x", body)).await;
@@ -106,7 +107,8 @@ async fn a_try_that_fails_does_not_end_the_one_beside_it() {
 #[tokio::test]
 async fn a_response_that_would_be_retried_does_not_win() {
     let (one, bad) = (Backend::start("one").await, Backend::start("bad").await);
-    (one.set_delay(Duration::from_millis(400)), bad.set_delay(Duration::from_millis(100)));
+    one.set_delay(Duration::from_millis(400));
+    bad.set_delay(Duration::from_millis(100));
     bad.set_failure(Some(503));
     let spec = "retries: {retryOn: [GatewayError], hedge: {after: 50ms}}";
     let pierhead = Pierhead::serving(governed(&[one.address, bad.address], spec)).await;

@@ -35,7 +35,7 @@ async fn serving(endpoints: &[SocketAddr], retries: &str) -> Pierhead {
 
 /// A body whose bytes tell where they belong.
 fn body(length: usize) -> Bytes {
-    (0..length).map(|at| (at / 7) as u8).collect::<Vec<_>>().into()
+    (0..=250).cycle().take(length).collect::<Vec<u8>>().into()
 }
 
 fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
