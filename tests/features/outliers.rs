@@ -1,6 +1,9 @@
 //! Outlier detection: endpoints whose requests fail are left out for a while.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use crate::support::{
     backend::{Backend, refusing},
@@ -73,10 +76,13 @@ async fn second_ejection(fields: &str) -> u64 {
     let first = eventually("the first ejection", ejected).await;
     assert!(first <= 3000, "{first}");
     bad.set_failure(None);
-    let seen = bad.seen().len();
-    eventually("a while in health", async || {
+    let (seen, mut back) = (bad.seen().len(), None);
+    eventually("three short intervals in health", async || {
         statuses(&pierhead, 2).await;
-        (bad.seen().len() > seen + 50).then_some(())
+        if bad.seen().len() == seen {
+            return None;
+        }
+        (back.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(300)).then_some(())
     })
     .await;
     bad.set_failure(Some(500));
