@@ -1,20 +1,22 @@
 //! Active health checks: what probes ask, what they make of the answers, and where the traffic goes then.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::SocketAddr};
+use std::{collections::BTreeSet, fmt::Write as _, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     sync::mpsc,
+    time::Instant,
 };
 
 use crate::support::{
-    backend::{Backend, blackhole, refusing, scripted},
+    backend::{Backend, Speaks, blackhole, refusing, scripted},
     client::{get, read_head, seen_in},
     eventually,
     manifests::{backend_policy, ingress, service, service_with},
     pierhead::Pierhead,
     soon,
+    tls::{Authority, server},
 };
 
 fn rules() -> String {
@@ -121,6 +123,37 @@ async fn exactly_so_many_probes_in_a_row_make_an_endpoint_unfit_and_fit_again() 
     told(&pierhead, "endpoint fit", one.address).await;
     let metrics = pierhead.metrics().await;
     assert!(metrics.contains("pierhead_health_probes_total{result=\"failure\"} 6"), "{metrics}");
+}
+
+#[tokio::test]
+async fn probes_start_an_interval_apart() {
+    let mut one = ByHand::start().await;
+    let policy = health("active: {http: {path: /healthz}, interval: 700ms, timeout: 700ms}");
+    let _pierhead = Pierhead::serving(rules() + &service("one", &[one.address]) + &policy).await;
+    one.answer(200).await;
+    let first = Instant::now();
+    for _ in 0..3 {
+        one.answer(200).await;
+    }
+    // Three intervals, less what the first may have waited to be seen; later ones only add.
+    let passed = first.elapsed();
+    assert!(passed > Duration::from_millis(2 * 700), "the fourth came {passed:?} after the first");
+}
+
+#[tokio::test]
+async fn the_reason_of_an_unfit_endpoint_is_shown() {
+    let one = Backend::start("one").await;
+    one.set_health(500);
+    let policy = check("http: {path: /healthz}, unhealthy: 1, healthy: 1");
+    let pierhead = Pierhead::serving(rules() + &service("one", &[one.address]) + &policy).await;
+    let view = async || get(pierhead.admin, "admin", "/debug/backends").await.json()[0]["endpoints"][0].clone();
+    told(&pierhead, "endpoint unfit", one.address).await;
+    let shown = view().await;
+    assert_eq!((&shown["fit"], &shown["probeFailure"]), (&false.into(), &"status 500".into()), "{shown}");
+    one.set_health(200);
+    told(&pierhead, "endpoint fit", one.address).await;
+    let shown = view().await;
+    assert_eq!((&shown["fit"], &shown["probeFailure"]), (&true.into(), &serde_json::Value::Null), "{shown}");
 }
 
 #[tokio::test]
@@ -282,6 +315,29 @@ async fn http_probes_speak_the_protocol_of_the_backend() {
         assert_eq!(told(&pierhead, "endpoint unfit", one.address).await["reason"], "status 404");
         one.set_health(200);
         told(&pierhead, "endpoint fit", one.address).await;
+    }
+}
+
+#[tokio::test]
+async fn probes_verify_an_endpoint_as_traffic_does() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    for (trusted, is_fit) in [(&authority, true), (&other, false)] {
+        let config = server(&authority.issue(&["cart.internal"]));
+        let one = Backend::speaking("one", Speaks { tls: Some(config), ..Speaks::default() }).await;
+        let tls = "tls: {hostname: cart.internal, caCertificateRefs: [{group: \"\", kind: ConfigMap, name: ca}]}";
+        let active = format!("active: {{http: {{path: /healthz}}, {EVERY}, unhealthy: 1}}");
+        let policy = backend_policy("one", &format!("{tls}\n  health: {{{active}}}"));
+        let manifests = rules() + &service("one", &[one.address]) + &trusted.config_map("ca") + &policy;
+        let pierhead = Pierhead::serving(manifests).await;
+        if is_fit {
+            eventually("probes", async || (one.probes().len() > 1).then_some(())).await;
+            assert_eq!(one.probes()[0]["serverName"], "cart.internal");
+            assert!(!was_told(&pierhead, "endpoint unfit"));
+        } else {
+            let reason = told(&pierhead, "endpoint unfit", one.address).await["reason"].to_string();
+            assert!(reason.contains("TLS failed"), "{reason}");
+            assert!(one.seen().is_empty(), "not a byte of the request");
+        }
     }
 }
 
