@@ -208,21 +208,21 @@ async fn a_change_of_the_policy_acts_on_the_next_request_and_breaks_none() {
 
 #[tokio::test]
 async fn connections_over_a_lowered_limit_are_closed_after_use() {
-    let one = Backend::start("one").await;
-    let pierhead = serving(1, &[&one], "connections: {maxPerEndpoint: 10}").await;
-    let asked: Vec<_> = (0..10).map(|_| ask(&pierhead, "/slow")).collect();
-    one.waits_for(10).await;
+    let one = Backend::h2c("one").await;
+    let pierhead = serving(1, &[&one], "protocol: H2C\n  connections: {maxPerEndpoint: 3}").await;
+    let asked: Vec<_> = (0..250).map(|_| ask(&pierhead, "/slow")).collect();
+    one.waits_for(250).await;
     one.release();
     for answer in asked {
         assert_eq!(answer.await.unwrap().status, 200);
     }
-    one.keeps(10).await;
-    pierhead.write(manifests(&[&one], "connections: {maxPerEndpoint: 2}"));
+    one.keeps(3).await;
+    pierhead.write(manifests(&[&one], "protocol: H2C\n  connections: {maxPerEndpoint: 1}"));
     let closed = async || {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 200);
-        (one.open() == 2).then_some(())
+        (one.open() == 1).then_some(())
     };
-    eventually("two connections", closed).await;
+    eventually("one connection", closed).await;
 }
 
 #[tokio::test]
