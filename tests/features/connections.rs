@@ -287,3 +287,29 @@ async fn goes_away(stream: &mut tokio::net::TcpStream) {
     stream.write_all(GOAWAY).await.unwrap();
     let _closed = stream.read_to_end(&mut Vec::new()).await;
 }
+
+/// Whether the kernel runs a keepalive timer on a connection to the port, and in how many ticks of a hundredth second it
+/// fires (proc(5): timer 2 of `/proc/net/tcp`).
+fn keepalive_timer(port: u16) -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let remote = format!(":{port:04X}");
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (timer, when) = fields.get(5)?.split_once(':')?;
+        (fields[2].ends_with(&remote) && timer == "02").then(|| u64::from_str_radix(when, 16).unwrap())
+    })
+}
+
+#[tokio::test]
+async fn the_kernel_asks_after_so_much_silence_whether_the_endpoint_is_there() {
+    for (spec, most) in [("tcpKeepalive: 7s", Some(7)), ("maxRequests: 0", Some(30)), ("tcpKeepalive: 0s", None)] {
+        let one = Backend::start("one").await;
+        let pierhead = serving(1, &[&one], &format!("connections: {{{spec}}}")).await;
+        assert_eq!(connection_of(&pierhead).await, 1);
+        let ticks = keepalive_timer(one.address.port());
+        assert_eq!(ticks.is_some(), most.is_some(), "{spec}: {ticks:?}");
+        if let (Some(ticks), Some(most)) = (ticks, most) {
+            assert!(ticks <= most * 100 && ticks > (most - 3) * 100, "{spec}: fires in {ticks} ticks");
+        }
+    }
+}

@@ -92,15 +92,15 @@ async fn stays(hash: &str, path: fn(usize) -> String, field: fn(usize) -> Option
 
 #[tokio::test]
 async fn requests_are_hashed_by_what_the_policy_says() {
-    stays("on: Header, name: x-user", |_| "/".into(), |value| Some(("x-user", format!("user-{value}")))).await;
-    stays("on: Cookie, name: user", |_| "/".into(), |value| Some(("cookie", format!("a=b; user={value}")))).await;
-    stays("on: Query, name: user", |value| format!("/?x=1&user={value}"), |_| None).await;
-    stays("on: Path", |value| format!("/path/{value}?ignored"), |_| None).await;
+    stays("type: Header, name: x-user", |_| "/".into(), |value| Some(("x-user", format!("user-{value}")))).await;
+    stays("type: Cookie, name: user", |_| "/".into(), |value| Some(("cookie", format!("a=b; user={value}")))).await;
+    stays("type: Query, name: user", |value| format!("/?x=1&user={value}"), |_| None).await;
+    stays("type: Path", |value| format!("/path/{value}?ignored"), |_| None).await;
 }
 
 #[tokio::test]
 async fn requests_are_hashed_by_the_address_of_the_client() {
-    let spread = Spread::new(4, "strategy: ConsistentHash, hash: {on: SourceIP}").await;
+    let spread = Spread::new(4, "strategy: ConsistentHash, hash: {type: SourceIP}").await;
     let pierhead = spread.setup().start().await;
     let mut used = BTreeSet::new();
     for host in 1..=24 {

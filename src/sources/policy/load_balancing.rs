@@ -86,9 +86,8 @@ pub enum StrategyName {
     .message("name must be a token, as names of header fields and cookies are (RFC 9110)").field_path(".name"))]
 pub struct Hash {
     /// What of a request is its key: the value of a `Header` field, a `Cookie` or a parameter of the `Query`, each by
-    /// name; the `Path` without its query; or `SourceIP`, the address of the client. A request without the value is
-    /// balanced by its source address.
-    #[serde(alias = "on")]
+    /// name; the `Path` without its query; or `SourceIP`, the address of the client. A request without the value goes to
+    /// any endpoint.
     pub r#type: HashOnName,
     /// Name of the header field (in any case), cookie or parameter. Needed with `Header`, `Cookie` and `Query`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

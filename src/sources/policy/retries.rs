@@ -33,7 +33,6 @@ pub struct Retries {
     /// any 5xx; `StatusCodes` on those listed. Except for `ConnectFailure` and `RefusedStream`, which no endpoint has
     /// acted on, it is tried again for `methods` only.
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
-    #[serde(alias = "on")]
     pub retry_on: Vec<RetryOnName>,
     /// Statuses from 400 to 599 that `StatusCodes` in `retryOn` means.
     #[schemars(
