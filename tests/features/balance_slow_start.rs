@@ -24,8 +24,7 @@ async fn an_endpoint_that_joins_gets_its_share_after_a_while() {
 
 #[tokio::test]
 async fn an_endpoint_that_recovers_starts_slowly() {
-    let health =
-        "health: {active: {http: {path: /healthz}, interval: 400ms, timeout: 400ms, unhealthy: 1, healthy: 1}}";
+    let health = "health: {active: {http: {path: /healthz}, interval: 1s, timeout: 1s, unhealthy: 1, healthy: 1}}";
     let policy = format!("loadBalancing: {{strategy: RoundRobin, slowStart: 8s}}\n  {health}");
     let spread = Spread::with_policy(3, &policy).await;
     let pierhead = spread.serve().await;

@@ -70,8 +70,7 @@ async fn any_asks_neither_for_zones_nor_for_hints() {
 
 #[tokio::test]
 async fn others_are_used_when_none_of_our_zone_is_fit() {
-    let health =
-        "health: {active: {http: {path: /healthz}, interval: 400ms, timeout: 400ms, unhealthy: 1, healthy: 1}}";
+    let health = "health: {active: {http: {path: /healthz}, interval: 1s, timeout: 1s, unhealthy: 1, healthy: 1}}";
     let spread = Spread::with_policy(3, &format!("loadBalancing: {{zone: PreferClose}}\n  {health}")).await;
     let pierhead = serve(&spread, "a", &ZONES).await;
     only(&pierhead, &[0]).await;

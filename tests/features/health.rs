@@ -24,7 +24,7 @@ fn rules() -> String {
 }
 
 /// How often tests probe. A probe that takes longer fails, so that this is also the longest stall that they bear.
-const EVERY: &str = "interval: 400ms, timeout: 400ms";
+const EVERY: &str = "interval: 1s, timeout: 1s";
 
 /// A check of the endpoints, in flow style: `check("http: {path: /healthz}, unhealthy: 1")`.
 fn check(active: &str) -> String {
