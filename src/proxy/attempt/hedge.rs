@@ -49,7 +49,7 @@ impl Attempts<'_> {
             outcome = &mut first => (Which::First, outcome),
             outcome = &mut second => (Which::Second, outcome),
         };
-        if plan.would_repeat(ending(&outcome)) {
+        if outcome.is_err() || plan.would_repeat(ending(&outcome)) {
             // It has lost: the other may still do better.
             let (lost, other) = match which {
                 Which::First => (record.lease.replace(lease), second.await),
