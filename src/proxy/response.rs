@@ -16,7 +16,6 @@ use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     upgrade::OnUpgrade,
 };
-
 use tokio::time::Sleep;
 
 use super::{
@@ -29,6 +28,10 @@ use super::{
     upgrade,
     upstream::Checkout,
 };
+
+/// Most bytes of a response that nobody wants which are read to keep its connection, and how long that may take.
+const DISCARDED: u64 = 16 * 1024;
+const DISCARD_TIME: Duration = Duration::from_millis(500);
 
 /// Passes the endpoint's response to the client; a matching 101 opens the tunnel. The body is never silent for longer
 /// than `idle`.
@@ -52,13 +55,9 @@ pub(super) fn respond(
     head.version = Version::HTTP_11;
     let mut record = record.take().ok_or(Error::ClientGone)?;
     record.status = Some(head.status.as_u16());
-    let body = ResponseBody::upstream(body, checkout, record, &client.worker.clock, idle);
+    let body = ResponseBody::relayed(body, checkout, record, &client.worker.clock, idle);
     Ok(Response::from_parts(head, body))
 }
-
-/// Most bytes of a response that nobody wants which are read to keep its connection, and how long that may take.
-const DISCARDED: u64 = 16 * 1024;
-const DISCARD_TIME: Duration = Duration::from_millis(500);
 
 /// Drops a response that is not passed on. Its connection is kept when little is left to read of it.
 pub(super) fn discard(response: Response<Incoming>, mut checkout: Checkout) {
@@ -151,11 +150,11 @@ enum Source {
     /// Our own words.
     Own(Bytes),
     /// The endpoint's.
-    Upstream(Upstream),
+    Relayed(Relayed),
 }
 
 #[derive(Debug)]
-struct Upstream {
+struct Relayed {
     incoming: Incoming,
     checkout: Option<Checkout>,
     clock: Clock,
@@ -181,7 +180,7 @@ impl ResponseBody {
     }
 
     /// The endpoint's body, never silent for longer than `idle`; its connection is given back once all is read.
-    pub(super) fn upstream(
+    pub(super) fn relayed(
         incoming: Incoming,
         checkout: Checkout,
         record: Box<Record>,
@@ -189,9 +188,8 @@ impl ResponseBody {
         idle: Duration,
     ) -> Self {
         let expiry = record.expires.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let upstream =
-            Upstream { incoming, checkout: Some(checkout), clock: clock.clone(), idle, stalled: None, expiry };
-        let mut body = Self { source: Source::Upstream(upstream), record: Some(record) };
+        let relayed = Relayed { incoming, checkout: Some(checkout), clock: clock.clone(), idle, stalled: None, expiry };
+        let mut body = Self { source: Source::Relayed(relayed), record: Some(record) };
         if body.is_end_stream() {
             body.finish();
         }
@@ -200,8 +198,8 @@ impl ResponseBody {
 
     /// All was read: the connection may serve another request.
     fn finish(&mut self) {
-        if let Source::Upstream(upstream) = &mut self.source
-            && let Some(checkout) = upstream.checkout.take()
+        if let Source::Relayed(relayed) = &mut self.source
+            && let Some(checkout) = relayed.checkout.take()
         {
             checkout.give_back();
         }
@@ -218,7 +216,7 @@ impl ResponseBody {
     }
 }
 
-impl Upstream {
+impl Relayed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Some(Err(Error::RequestTimeout)));
@@ -242,7 +240,7 @@ impl Body for ResponseBody {
         let frame = match &mut self.source {
             Source::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Source::Upstream(upstream) => upstream.poll_frame(cx),
+            Source::Relayed(relayed) => relayed.poll_frame(cx),
         };
         match std::task::ready!(frame) {
             Some(Ok(frame)) => {
@@ -265,14 +263,14 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Own(bytes) => bytes.is_empty(),
-            Source::Upstream(upstream) => upstream.incoming.is_end_stream(),
+            Source::Relayed(relayed) => relayed.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Upstream(upstream) => upstream.incoming.size_hint(),
+            Source::Relayed(relayed) => relayed.incoming.size_hint(),
         }
     }
 }
