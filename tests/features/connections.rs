@@ -313,3 +313,22 @@ async fn the_kernel_asks_after_so_much_silence_whether_the_endpoint_is_there() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_http2_connection_with_streams_stays_with_its_thread() {
+    let one = Backend::h2c("one").await;
+    let spec =
+        "protocol: H2C\n  connections: {maxPerEndpoint: 1}\n  timeouts: {connect: 300ms}\n  retries: {attempts: 0}";
+    let pierhead = serving(2, &[&one], spec).await;
+    let slow = ask(&pierhead, "/slow");
+    one.waits_for(1).await;
+    for _ in 0..2 {
+        // Of 20 requests none comes to the thread with the connection once in a million runs.
+        let answers = join_all((0..20).map(|_| get(pierhead.http, "a.example", "/x"))).await;
+        let served = answers.iter().filter(|answer| answer.status == 200).count();
+        assert!((1..20).contains(&served), "{served} of 20: the other thread has no connection, and may not take it");
+    }
+    one.release();
+    assert_eq!(slow.await.unwrap().status, 200);
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 200);
+}

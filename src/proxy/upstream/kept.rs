@@ -159,7 +159,7 @@ impl Kept {
 
     /// One more request of this thread waits for a connection.
     pub(super) fn wait(&mut self, giver: oneshot::Sender<Kind>) {
-        // Whoever waits for a new one has just seen that idle ones are stale.
+        // Nobody waits where one that idles would do: those that are left are stale, and hold slots.
         self.idle.clear();
         self.queue.push_back(giver);
     }
@@ -204,7 +204,8 @@ impl Kept {
         Some(kind)
     }
 
-    /// A stream ends: its room goes to a request that waits, and a connection that is not to idle is closed.
+    /// A stream ends: its room goes to a request that waits. A connection that has no other is closed where it is not to
+    /// idle, or another thread waits for one.
     pub(super) fn vacated(&mut self, stream: Stream, now: Moment) {
         let terms = stream.0.state.terms.get();
         drop(stream);
@@ -213,20 +214,25 @@ impl Kept {
         {
             drop(self.hand_over(Kind::Shared(stream)));
         }
-        let keeps_idle = |slots: &Slots| terms.idle_timeout > 0 && !slots.are_over(terms.max_open);
+        let is_wanted = self.shared.first().is_some_and(|shared| self.waiting_elsewhere(&shared.state.slots) > 0);
+        let keeps_idle = |slots: &Slots| terms.idle_timeout > 0 && !slots.are_over(terms.max_open) && !is_wanted;
         self.shared.retain(|shared| shared.state.streams.get() > 0 || keeps_idle(&shared.state.slots));
     }
 
-    /// Closes a connection for each request of other threads that waits for one: first those that idle, longest first;
-    /// HTTP/2 connections end with their streams.
+    /// Closes a connection that serves nobody, the longest idle first, when a request of another thread waits for one. One
+    /// at a time, for other threads look for one too.
     pub(super) fn make_room(&mut self) {
         let slots = self.idle.first().map(|idle| &idle.connection.slots);
         let Some(slots) = slots.or(self.shared.first().map(|shared| &shared.state.slots)) else { return };
         self.queue.retain(|giver| !giver.is_closed());
-        let wanted = usize::try_from(self.waiting_elsewhere(slots)).unwrap_or(usize::MAX);
-        let idle = wanted.min(self.idle.len());
-        self.idle.drain(..idle);
-        self.shared.drain(..self.shared.len().min(wanted - idle));
+        if self.waiting_elsewhere(slots) == 0 {
+            return;
+        }
+        if !self.idle.is_empty() {
+            self.idle.remove(0);
+        } else if let Some(at) = self.shared.iter().position(|shared| shared.state.streams.get() == 0) {
+            self.shared.remove(at);
+        }
     }
 
     /// Closes what has been idle for too long or is closed; false when there is nothing left.
