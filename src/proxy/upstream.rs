@@ -49,7 +49,7 @@ const DIALER_REST: Moment = 5 * 60 * 1000;
 pub(super) struct Upstreams {
     /// Those that serve anybody.
     common: RefCell<ByKey>,
-    /// Those that serve one client.
+    /// Those that serve one client, until that is gone.
     bound: RefCell<HashMap<Peer, ByKey, RandomState>>,
     dialers: RefCell<HashMap<Way, (Rc<Dialer>, Moment), RandomState>>,
     clock: Clock,
@@ -148,6 +148,12 @@ impl Upstreams {
             None => work(self.common.borrow_mut().entry(place.key).or_default()),
             Some(client) => work(self.bound.borrow_mut().entry(**client).or_default().entry(place.key).or_default()),
         }
+    }
+
+    /// Works on what is kept at a place, unless that is the place of a client that is gone.
+    fn kept_still<T>(&self, place: &Place, work: impl FnOnce(&mut Kept) -> T) -> Option<T> {
+        let is_gone = place.client.as_deref().is_some_and(|client| !self.bound.borrow().contains_key(client));
+        (!is_gone).then(|| self.kept(place, work))
     }
 
     fn idle(&self, place: &Place, terms: &Terms) -> Option<Box<Exclusive>> {
@@ -280,10 +286,9 @@ impl Upstreams {
     pub(super) fn purge(&self) {
         let now = self.clock.now();
         self.common.borrow_mut().retain(|_, kept| kept.purge(now));
-        self.bound.borrow_mut().retain(|_, of_client| {
+        for of_client in self.bound.borrow_mut().values_mut() {
             of_client.retain(|_, kept| kept.purge(now));
-            !of_client.is_empty()
-        });
+        }
         self.dialers.borrow_mut().retain(|_, (_, used)| now.saturating_sub(*used) < DIALER_REST);
     }
 

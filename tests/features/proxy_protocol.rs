@@ -1,13 +1,19 @@
 //! The PROXY protocol: endpoints learn who the client is, and no client comes by a connection that names another.
 
+use std::sync::Arc;
+
 use http_body_util::Full;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Notify,
+};
 
 use crate::support::{
-    backend::{Backend, Speaks},
-    client::{self, Answer, get, request},
+    backend::{Backend, Speaks, scripted},
+    client::{self, Answer, get, read_head, request},
     manifests::{backend_policy, ingress, service},
     pierhead::{Pierhead, Setup},
-    soon,
+    proxy_header, soon,
     tls::{Authority, server},
 };
 
@@ -121,4 +127,38 @@ async fn without_the_policy_connections_serve_anybody() {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 200);
     }
     assert_eq!(one.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_whose_response_nobody_wanted_ends_with_its_client_too() {
+    let (client_is_gone, closed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (gone, ended) = (Arc::clone(&client_is_gone), Arc::clone(&closed));
+    let address = scripted(move |mut stream, number| {
+        let (gone, ended) = (Arc::clone(&gone), Arc::clone(&ended));
+        async move {
+            let _header = proxy_header(&mut stream).await;
+            read_head(&mut stream).await;
+            if number == 0 {
+                // A response that is followed by another try; its end comes after the client has left.
+                let _sent = stream.write_all(b"HTTP/1.1 503 Busy\r\ncontent-length: 4\r\n\r\n").await;
+                gone.notified().await;
+                let _sent = stream.write_all(b"late").await;
+                let _end = stream.read(&mut [0]).await;
+                ended.notify_one();
+            } else {
+                let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                let _end = stream.read(&mut [0]).await;
+                gone.notify_one();
+            }
+        }
+    })
+    .await;
+    let policy = backend_policy("one", "proxyProtocol: V1\n  retries: {retryOn: [GatewayError]}");
+    let ingress = ingress("main").host("a.example").prefix("/", "one").to_string();
+    let manifests = ingress + &service("one", &[address]) + &policy;
+    let pierhead = Setup::default().manifests(manifests).flag("--threads=1").start().await;
+    let mut client = Client::connect(&pierhead).await;
+    assert_eq!(client.get("/x").await.status, 200);
+    drop(client);
+    soon("the end of the first connection", closed.notified()).await;
 }

@@ -109,7 +109,7 @@ impl Checkout {
             return; // hyper neither closes nor reuses it by itself (hyper#4176)
         }
         let now = self.upstreams.clock.now();
-        self.upstreams.kept(&self.place, |kept| kept.take_back(connection, now));
+        let _closed = self.upstreams.kept_still(&self.place, |kept| kept.take_back(connection, now));
     }
 
     /// The connection becomes a tunnel: it is neither given back nor closed.
@@ -124,7 +124,7 @@ impl Drop for Checkout {
     fn drop(&mut self) {
         if let Kind::Shared(stream) = std::mem::replace(&mut self.kind, Kind::Exclusive(None)) {
             let now = self.upstreams.clock.now();
-            self.upstreams.kept(&self.place, |kept| kept.vacated(stream, now));
+            let _closed = self.upstreams.kept_still(&self.place, |kept| kept.vacated(stream, now));
         }
     }
 }
