@@ -14,7 +14,7 @@ use super::{
     Error,
     affinity::{self, Affinity},
     answer,
-    attempt::Attempts,
+    attempt::{self, Attempts},
     body::{BodyLimits, RequestBody},
     clock,
     connection::{Client, Security},
@@ -196,7 +196,7 @@ impl Exchange<'_> {
         let (body, upload) = if body.is_end_stream() {
             (RequestBody::empty(), None)
         } else {
-            let limits = BodyLimits { bytes: limit, kept: policy.retries.replay_body, idle };
+            let limits = BodyLimits { bytes: limit, kept: attempt::replayed(&pool, &head.method), idle };
             let (body, upload) = RequestBody::streamed(body, &worker.clock, limits);
             (body, Some(upload))
         };
@@ -251,18 +251,18 @@ struct Destination<'a> {
 impl Destination<'_> {
     /// Puts target, host, version and framing into the head as the endpoint's protocol has them.
     fn write_to(&self, head: &mut Parts, protocol: Protocol, length_is_unknown: bool) -> Result<(), Error> {
-        let invalid = |_| Error::BadRequest("its target is not valid");
+        let invalid = Error::BadRequest("its target is not valid");
         let unchanged = self.path.forwarded == self.uri.path();
         let path_and_query = if let (true, Some(path_and_query)) = (unchanged, self.uri.path_and_query()) {
             path_and_query.clone()
         } else {
             let query = self.uri.query().map_or(String::new(), |query| format!("?{query}"));
-            format!("{}{query}", self.path.forwarded).parse().map_err(invalid)?
+            format!("{}{query}", self.path.forwarded).parse().map_err(|_| invalid)?
         };
         if protocol.is_http2() {
             let scheme = if protocol.is_tls() { "https" } else { "http" };
             let uri = Uri::builder().scheme(scheme).authority(self.authority.as_bytes()).path_and_query(path_and_query);
-            head.uri = uri.build().map_err(|_| Error::BadRequest("its target is not valid"))?;
+            head.uri = uri.build().map_err(|_| invalid)?;
             head.headers.remove(header::HOST);
             head.version = Version::HTTP_2;
             return Ok(());

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -77,6 +77,13 @@ struct Try<'a> {
     request: Request<RequestBody>,
     reuse: Reuse,
     until: Option<Until>,
+}
+
+/// Most bytes that are worth keeping of the body of a request of this method: none when no try could use them.
+pub(super) fn replayed(pool: &Pool, method: &Method) -> u64 {
+    let retries = &pool.backend.policy.retries;
+    let plan = Plan::of(retries, method, pool.backend.protocol.is_http2());
+    if plan.repeats() { retries.replay_body } else { 0 }
 }
 
 impl Attempts<'_> {
