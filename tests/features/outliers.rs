@@ -162,3 +162,22 @@ async fn the_operator_sees_who_is_ejected_and_for_how_long() {
     assert!((1..=60_000).contains(&of(&bad)["ejectedMilliseconds"].as_u64().unwrap()), "{backends}");
     assert_eq!((&backends[0]["limit"], &backends[0]["pending"]), (&serde_json::Value::Null, &0.into()));
 }
+
+#[tokio::test]
+async fn grpc_calls_that_fail_at_once_are_errors() {
+    let one = Backend::h2c("one").await;
+    let detection = outlier("consecutiveErrors: 2, baseEjection: 60s");
+    let policy = format!("protocol: H2C\n  retries: {{attempts: 0}}\n  {detection}");
+    let pierhead = serve(governed(&[one.address], &policy)).await;
+    for (status, meaning) in [("14", "UNAVAILABLE"), ("5", "NOT_FOUND"), ("14", "UNAVAILABLE"), ("13", "INTERNAL")] {
+        let answer = get(pierhead.http, "a.example", &format!("/grpc-status/{status}")).await;
+        assert_eq!((answer.status, answer.header("grpc-status")), (200, status), "{meaning} is passed on");
+    }
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 503, "two errors in a row ejected it");
+    let policy = "protocol: H2C\n  retries: {attempts: 1, retryOn: [GatewayError]}";
+    let pierhead = serve(governed(&[one.address], policy)).await;
+    for (path, attempts) in [("/grpc-status/14", 2), ("/grpc-status/13", 1)] {
+        assert_eq!(get(pierhead.http, "a.example", path).await.status, 200);
+        assert_eq!(pierhead.logged_path(path).await["attempts"], attempts, "{path}");
+    }
+}

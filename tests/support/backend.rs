@@ -206,6 +206,11 @@ impl Backend {
         let mut segments = path.split('/').skip(1);
         match (segments.next().unwrap_or_default(), segments.next()) {
             ("status", Some(status)) => text(StatusCode::from_bytes(status.as_bytes()).unwrap(), self.name),
+            ("grpc-status", Some(status)) => {
+                // Trailers-Only, as servers answer what fails at once.
+                let response = Response::builder().header(header::CONTENT_TYPE, "application/grpc");
+                response.header("grpc-status", status).body(Full::default().boxed()).unwrap()
+            }
             ("slow", _) => {
                 let mut released = self.state.released.subscribe();
                 let _closed = released.wait_for(|released| *released).await;

@@ -4,6 +4,7 @@
 //! first kind costs the backend nothing and is bounded by the number of tries; the second is bounded by the backend's
 //! retry budget too.
 
+mod grpc;
 mod hedge;
 mod plan;
 mod spare;
@@ -58,6 +59,8 @@ pub(super) struct Attempts<'a> {
 struct Answer {
     response: Response<Incoming>,
     checkout: Checkout,
+    /// What it means: its status, or what that of its gRPC call stands for.
+    status: u16,
     /// From the request given to the connection.
     latency: Duration,
 }
@@ -205,7 +208,7 @@ impl Attempts<'_> {
     fn tell(&self, lease: &Lease, outcome: &Outcome) {
         let now = self.client.worker.clock.now();
         match outcome {
-            Ok(answer) => lease.answered(answer.response.status().as_u16(), answer.latency, now),
+            Ok(answer) => lease.answered(answer.status, answer.latency, now),
             Err(failed) => {
                 let is_timeout = matches!(failed.error, Error::AttemptTimeout | Error::RequestTimeout);
                 let excused = is_timeout && self.upload.as_ref().is_some_and(|upload| upload.awaits_client());
@@ -228,7 +231,10 @@ impl Attempts<'_> {
             let asked = Instant::now();
             let sent = before(until, pin!(self.send(&mut checkout, request))).await;
             match sent {
-                Ok(response) => return Ok(Answer { response, checkout, latency: asked.elapsed() }),
+                Ok(response) => {
+                    let status = grpc::status(&response);
+                    return Ok(Answer { response, checkout, status, latency: asked.elapsed() });
+                }
                 // The idle connection was closed under us: that is no try, it takes a new connection.
                 Err(SendError { unsent: Some(unsent), .. }) if reuse == Reuse::Idle => {
                     (request, reuse) = (unsent, Reuse::Never);
@@ -270,7 +276,7 @@ impl Attempts<'_> {
 
 fn ending(outcome: &Outcome) -> Ending {
     match outcome {
-        Ok(answer) => Ending::Answered(answer.response.status().as_u16()),
+        Ok(answer) => Ending::Answered(answer.status),
         Err(SendError { error, unsent: Some(_) }) => Ending::Unsent(*error),
         Err(SendError { error, unsent: None }) => Ending::Failed(*error),
     }
