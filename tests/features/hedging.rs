@@ -8,7 +8,7 @@ use http_body_util::Full;
 
 use crate::support::{
     backend::{Backend, scripted},
-    client::{Answer, get, read_head, send},
+    client::{self, Answer, get, read_head, send},
     manifests::governed,
     pierhead::Pierhead,
 };
@@ -122,4 +122,22 @@ async fn a_response_that_would_be_retried_does_not_win() {
     for _ in 0..4 {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
     }
+}
+
+#[tokio::test]
+async fn a_session_does_not_move_for_one_slow_answer() {
+    let (one, two) = (Backend::start("one").await, Backend::start("two").await);
+    let spec = format!("{HEDGE}\n  sessionAffinity: {{cookie: {{name: pier}}}}");
+    let pierhead = Pierhead::serving(governed(&[one.address, two.address], &spec)).await;
+    let first = get(pierhead.http, "a.example", "/x").await;
+    let cookie = first.header("set-cookie").split(';').next().unwrap().to_owned();
+    assert!(cookie.starts_with("pier="), "{first:?}");
+    let own = if first.backend() == "one" { &one } else { &two };
+    own.set_delay(LONG);
+    let asks = || client::request("a.example", "/x").header("cookie", &cookie).body(Full::default()).unwrap();
+    let hedged = send(pierhead.http, asks()).await;
+    assert_ne!(hedged.backend(), own.name);
+    assert_eq!(hedged.header("set-cookie"), "");
+    own.set_delay(Duration::ZERO);
+    assert_eq!(send(pierhead.http, asks()).await.backend(), own.name, "it is still at home there");
 }

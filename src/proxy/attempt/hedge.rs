@@ -36,7 +36,7 @@ impl Attempts<'_> {
             outcome = &mut first => return outcome,
             () = tokio::time::sleep(after) => {}
         }
-        let Some(lease) = self.beside(&plan.tried) else { return first.await };
+        let Some(mut lease) = self.beside(&plan.tried) else { return first.await };
         plan.count();
         record.attempts += 1;
         let endpoint = Arc::clone(lease.endpoint());
@@ -51,19 +51,25 @@ impl Attempts<'_> {
         };
         if outcome.is_err() || plan.would_repeat(ending(&outcome)) {
             // It has lost: the other may still do better.
-            let (lost, other) = match which {
-                Which::First => (record.lease.replace(lease), second.await),
-                Which::Second => (Some(lease), first.await),
+            let lost = match which {
+                Which::First => record.lease.replace(lease),
+                Which::Second => Some(lease),
             };
-            if let Some(lost) = &lost {
-                self.tell(lost, &outcome);
+            if let Some(lost) = lost {
+                self.tell(&lost, &outcome);
             }
             if let Ok(Answer { response, checkout, .. }) = outcome {
                 discard(response, checkout);
             }
-            return other;
+            return match which {
+                Which::First => second.await,
+                Which::Second => first.await,
+            };
         }
         if matches!(which, Which::Second) {
+            // Slow once is no reason to move a session away from its endpoint.
+            lease.session =
+                lease.session.filter(|_| record.lease.as_ref().is_some_and(|first| first.session.is_some()));
             record.lease = Some(lease);
         }
         outcome
