@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
 
 use super::{
     Error,
@@ -39,6 +40,8 @@ pub(super) struct BodyLimits {
 pub(super) struct Upload {
     /// When it last moved.
     pub(super) progress: Cell<Moment>,
+    /// The same, to the microsecond.
+    taken: Cell<Instant>,
     /// Whether all of it was taken from the client.
     pub(super) ended: Cell<bool>,
     /// Whether the latest reader has given all of it to its connection.
@@ -79,6 +82,7 @@ impl Upload {
         let room = if incoming.size_hint().lower() > limits.kept { 0 } else { limits.kept };
         Self {
             progress: Cell::new(clock.now()),
+            taken: Cell::new(Instant::now()),
             ended: Cell::new(false),
             delivered: Cell::new(false),
             failure: Cell::new(None),
@@ -120,6 +124,11 @@ impl Upload {
     /// Whether it is the client that the endpoint waits for.
     pub(super) fn awaits_client(&self) -> bool {
         self.awaits_client.get()
+    }
+
+    /// How long an endpoint that was asked then has taken by now, without the time that the client took for its body.
+    pub(super) fn waited(&self, asked: Instant) -> Duration {
+        asked.max(self.taken.get()).elapsed()
     }
 
     /// No other try follows: what was kept for one is given up.
@@ -260,6 +269,7 @@ impl Reader {
         self.stalled = None;
         upload.awaits_client.set(false);
         upload.progress.set(upload.clock.now());
+        upload.taken.set(Instant::now());
         if frame.is_none() {
             upload.ended.set(true);
         }

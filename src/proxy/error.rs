@@ -185,7 +185,8 @@ impl Error {
         }
     }
 
-    /// Whether it tells of the endpoint that was tried: not of the client, and not of limits of our own.
+    /// Whether it tells of the endpoint that was tried: not of the client, and not of limits of our own. For limits of
+    /// time it depends on what the endpoint had of it.
     pub(super) fn is_of_endpoint(self) -> bool {
         matches!(
             self,
@@ -195,8 +196,6 @@ impl Error {
                 | Self::UpstreamReset
                 | Self::UpstreamMalformed
                 | Self::ResponseTimeout
-                | Self::AttemptTimeout
-                | Self::RequestTimeout
         )
     }
 

@@ -79,6 +79,8 @@ struct Opening<'a> {
     peer: Peer,
     terms: Terms,
     deadline: Instant,
+    /// Until when it may wait for others to have done with theirs.
+    patience: Instant,
 }
 
 /// Whether a pooled connection will do.
@@ -104,7 +106,8 @@ impl Upstreams {
         })
     }
 
-    /// Gives a connection to the endpoint of the pool, opened within its connect timeout if there is none.
+    /// Gives a connection to the endpoint of the pool, opened within its connect timeout if there is none. It waits no
+    /// longer than until `patience` for one that others have.
     ///
     /// # Errors
     /// [`Error::ConnectionLimit`] when the endpoint has as many connections as its policy allows and none came free in
@@ -115,6 +118,7 @@ impl Upstreams {
         endpoint: &Arc<EndpointState>,
         reuse: Reuse,
         peer: Peer,
+        patience: Option<Instant>,
     ) -> Result<Checkout, Error> {
         let is_bound = pool.backend.policy.proxy_protocol.is_some();
         let place = Place { key: (endpoint.id, pool.transport_id), client: is_bound.then(|| Box::new(peer)) };
@@ -131,7 +135,8 @@ impl Upstreams {
             kind
         } else {
             let deadline = Instant::now() + pool.backend.policy.timeouts.connect;
-            let opening = Opening { pool, endpoint, place: &place, peer, terms, deadline };
+            let patience = patience.map_or(deadline, |patience| patience.min(deadline));
+            let opening = Opening { pool, endpoint, place: &place, peer, terms, deadline, patience };
             // Boxed: opening is rare, and its state would be copied around with every request.
             if is_http2 {
                 Kind::Shared(Box::pin(self.shared(&opening)).await?)
@@ -183,7 +188,7 @@ impl Upstreams {
     async fn shared(&self, opening: &Opening<'_>) -> Result<Stream, Error> {
         let turn = self.kept(opening.place, |kept| Rc::clone(&kept.opening));
         // One connection is opened at a time; the limit of time holds for the wait too.
-        let Ok(_turn) = timeout_at(opening.deadline, turn.lock()).await else {
+        let Ok(_turn) = timeout_at(opening.patience, turn.lock()).await else {
             let is_full = opening.endpoint.slots.is_full(opening.max_connections());
             return Err(if is_full { Error::ConnectionLimit } else { Error::ConnectTimeout });
         };
@@ -214,7 +219,7 @@ impl Upstreams {
             biased;
             Ok(kind) = given => Ok(Granted::Given(kind)),
             slot = slots.wait(limit) => Ok(Granted::Slot(slot)),
-            () = tokio::time::sleep_until(opening.deadline) => Err(Error::ConnectionLimit),
+            () = tokio::time::sleep_until(opening.patience) => Err(Error::ConnectionLimit),
         }
     }
 

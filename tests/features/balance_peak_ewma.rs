@@ -1,8 +1,9 @@
 //! `PeakEwma`: a slow endpoint loses its share at once, and gets it back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{
+    client::{Raw, get, status_of},
     eventually,
     spread::{Spread, counts},
 };
@@ -35,4 +36,23 @@ async fn a_slow_endpoint_loses_its_share_and_gets_it_back() {
     // A third is its due; half of that is far beyond what an endpoint gets that is only tried from time to time.
     let recovered = async || (counts(pierhead.http, 300, CLIENTS).await.get(&0)? >= &50).then_some(());
     eventually("its share", recovered).await;
+}
+
+#[tokio::test]
+async fn the_time_that_a_client_takes_for_its_body_is_not_latency() {
+    let spread = Spread::new(1, "strategy: PeakEwma").await;
+    let pierhead = spread.serve().await;
+    let began = Instant::now();
+    let mut client = Raw::connect(pierhead.http).await;
+    client.write("POST /x HTTP/1.1\r\nhost: a.example\r\ncontent-length: 8\r\n\r\nslow").await;
+    spread.backends[0].keeps(1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.write("body").await;
+    let sent = Instant::now();
+    assert_eq!(status_of(&client.head().await), 200);
+    let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
+    let latency = backends[0]["endpoints"][0]["latencyMilliseconds"].as_f64().unwrap();
+    // As long as the answer took to come, with 100 ms to spare, and not a second longer.
+    let limit = sent.elapsed().as_secs_f64() * 1000.0 + 100.0;
+    assert!(latency <= limit, "{latency} ms of {:?}", began.elapsed());
 }

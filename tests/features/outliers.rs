@@ -7,7 +7,7 @@ use std::{
 
 use crate::support::{
     backend::{Backend, refusing},
-    client::get,
+    client::{Raw, get, status_of},
     eventually,
     manifests::governed,
     pierhead::{Pierhead, Setup},
@@ -161,6 +161,52 @@ async fn the_operator_sees_who_is_ejected_and_for_how_long() {
     assert_eq!((&of(&bad)["fit"], &of(&bad)["unfit"]), (&false.into(), &"its requests failed".into()));
     assert!((1..=60_000).contains(&of(&bad)["ejectedMilliseconds"].as_u64().unwrap()), "{backends}");
     assert_eq!((&backends[0]["limit"], &backends[0]["pending"]), (&serde_json::Value::Null, &0.into()));
+}
+
+/// How many endpoints are ejected now.
+async fn ejected(pierhead: &Pierhead) -> usize {
+    let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
+    let endpoints = backends[0]["endpoints"].as_array().unwrap();
+    endpoints.iter().filter(|endpoint| endpoint["ejectedMilliseconds"].is_u64()).count()
+}
+
+#[tokio::test]
+async fn a_try_that_waits_for_a_connection_is_no_error_of_its_endpoint() {
+    let one = Backend::start("one").await;
+    let limits = "connections: {maxPerEndpoint: 1}\n  timeouts: {perTry: 200ms}\n  retries: {attempts: 0}";
+    let policy = format!("{limits}\n  {}", outlier("consecutiveErrors: 1, baseEjection: 60s"));
+    let pierhead = serve(governed(&[one.address], &policy)).await;
+    let mut tunnel = Raw::connect(pierhead.http).await;
+    tunnel.write("GET /chat HTTP/1.1\r\nhost: a.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    assert_eq!(status_of(&tunnel.head().await), 101, "it holds the only connection");
+    assert_eq!(get(pierhead.http, "a.example", "/waits").await.status, 503);
+    assert_eq!(pierhead.logged_path("/waits").await["reason"], "connection_limit");
+    assert_eq!(ejected(&pierhead).await, 0);
+    drop(tunnel);
+    eventually("the endpoint serves", async || {
+        (get(pierhead.http, "a.example", "/x").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_try_at_the_end_of_the_time_of_its_request_is_no_error_of_its_endpoint() {
+    let (one, two) = (Backend::start("one").await, Backend::start("two").await);
+    for silent in [&one, &two] {
+        silent.set_delay(Duration::from_hours(1));
+    }
+    let detection = outlier("consecutiveErrors: 1, baseEjection: 60s, maxEjectedPercent: 100");
+    let policy = format!("timeouts: {{request: 1s, perTry: 700ms}}\n  {detection}");
+    let pierhead = serve(governed(&[one.address, two.address], &policy)).await;
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 504);
+    let line = pierhead.logged_path("/x").await;
+    assert_eq!((&line["attempts"], &line["reason"]), (&2.into(), &"request_timeout".into()));
+    assert_eq!(ejected(&pierhead).await, 1, "the first had 700 ms, the second had 300");
+    get(pierhead.http, "a.example", "/y").await;
+    assert_eq!(ejected(&pierhead).await, 2, "the second now had as long as a try may take");
+    let pierhead = serve(governed(&[one.address], &format!("timeouts: {{request: 300ms}}\n  {detection}"))).await;
+    assert_eq!(get(pierhead.http, "a.example", "/z").await.status, 504);
+    assert_eq!(ejected(&pierhead).await, 1, "it had all the time of the request");
 }
 
 #[tokio::test]

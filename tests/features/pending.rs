@@ -95,3 +95,18 @@ async fn a_policy_with_a_higher_limit_lets_in_those_who_wait() {
     pierhead.write(with(2));
     assert_eq!(status_of(&second.head().await), 200, "while the first is still there");
 }
+
+#[tokio::test]
+async fn the_time_of_the_request_runs_while_it_waits() {
+    let one = Backend::start("one").await;
+    let limits = limits("maxConcurrentRequests: 1, maxPending: 1, pendingTimeout: 30s");
+    let pierhead =
+        Pierhead::serving(governed(&[one.address], &format!("timeouts: {{request: 300ms}}\n  {limits}"))).await;
+    let mut tunnel = Raw::connect(pierhead.http).await;
+    tunnel.write("GET /chat HTTP/1.1\r\nhost: a.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    assert_eq!(status_of(&tunnel.head().await), 101, "it has the only turn, and no limit of time");
+    assert_eq!(get(pierhead.http, "a.example", "/late").await.status, 504);
+    let line = pierhead.logged_path("/late").await;
+    assert_eq!((&line["reason"], &line["attempts"]), (&"request_timeout".into(), &0.into()));
+    waiting(&pierhead, 0).await;
+}

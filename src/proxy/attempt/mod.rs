@@ -61,11 +61,21 @@ struct Answer {
     checkout: Checkout,
     /// What it means: its status, or what that of its gRPC call stands for.
     status: u16,
-    /// From the request given to the connection.
+    /// From the request, with what its client has to send of its body, given to the connection.
     latency: Duration,
 }
 
-type Outcome = Result<Answer, SendError>;
+/// A try without a response head.
+#[derive(Debug)]
+struct Failed {
+    error: Error,
+    /// The request, when no byte of it was written.
+    unsent: Option<Request<RequestBody>>,
+    /// As in [`Answer`], or from the beginning of the try.
+    latency: Duration,
+}
+
+type Outcome = Result<Answer, Failed>;
 
 /// The end of what a try, or the whole exchange, may take.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +128,10 @@ impl Attempts<'_> {
         let mut reuse = Reuse::Idle;
         loop {
             record.attempts += 1;
-            let lease = record.lease.insert(self.pool.pick(&self.selection(&plan.tried)).map_err(Error::from)?);
+            let lease = match self.pool.pick(&self.selection(&plan.tried)) {
+                Ok(lease) => record.lease.insert(lease),
+                Err(why) => return Err(Failed { error: why.into(), unsent: None, latency: Duration::ZERO }),
+            };
             let endpoint = Arc::clone(lease.endpoint());
             let spare = plan.repeats().then(|| Spare::of(&request));
             let one = Try { endpoint: &endpoint, request, reuse, until: self.until(record.expires) };
@@ -137,7 +150,7 @@ impl Attempts<'_> {
             };
             plan.count();
             request = match (outcome, spare) {
-                (Err(SendError { unsent: Some(request), .. }), _) => request,
+                (Err(Failed { unsent: Some(request), .. }), _) => request,
                 (Ok(answer), Some(spare)) => {
                     discard(answer.response, answer.checkout);
                     spare.request(self.body())
@@ -209,37 +222,55 @@ impl Attempts<'_> {
         let now = self.client.worker.clock.now();
         match outcome {
             Ok(answer) => lease.answered(answer.status, answer.latency, now),
-            Err(failed) => {
-                let is_timeout = matches!(failed.error, Error::AttemptTimeout | Error::RequestTimeout);
-                let excused = is_timeout && self.upload.as_ref().is_some_and(|upload| upload.awaits_client());
-                if failed.error.is_of_endpoint() && !excused {
-                    lease.failed(now);
-                }
-            }
+            Err(failed) if self.is_of_endpoint(failed) => lease.failed(now),
+            Err(_) => {}
         }
+    }
+
+    /// Whether the endpoint is to blame for a try: not for want of the client's body, or of time.
+    fn is_of_endpoint(&self, failed: &Failed) -> bool {
+        let timeouts = &self.pool.backend.policy.timeouts;
+        match failed.error {
+            Error::AttemptTimeout => !self.awaits_client(),
+            // Most of the time of the request may have passed before this try began.
+            Error::RequestTimeout => !self.awaits_client() && failed.latency >= timeouts.request / 2,
+            error => error.is_of_endpoint(),
+        }
+    }
+
+    fn awaits_client(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.awaits_client())
+    }
+
+    /// How long an endpoint that was asked then has taken by now.
+    fn waited(&self, asked: Instant) -> Duration {
+        self.upload.as_ref().map_or_else(|| asked.elapsed(), |upload| upload.waited(asked))
     }
 
     /// Sends the request to one endpoint and waits for the response head.
     async fn attempt(&self, one: Try<'_>) -> Outcome {
         let Try { endpoint, mut request, mut reuse, until } = one;
+        let (upstreams, peer, began) = (&self.client.worker.upstreams, self.client.peer, Instant::now());
+        let failed = |error, unsent| Failed { error, unsent, latency: self.waited(began) };
+        let patience = until.filter(|until| until.error == Error::AttemptTimeout).map(|until| until.at);
         loop {
-            let opening = pin!(self.client.worker.upstreams.checkout(self.pool, endpoint, reuse, self.client.peer));
+            let opening = pin!(upstreams.checkout(self.pool, endpoint, reuse, peer, patience));
             let mut checkout = match before(until, opening).await {
                 Ok(checkout) => checkout,
-                Err(error) => return Err(SendError { error, unsent: Some(request) }),
+                Err(error) => return Err(failed(error, Some(request))),
             };
             let asked = Instant::now();
             let sent = before(until, pin!(self.send(&mut checkout, request))).await;
             match sent {
                 Ok(response) => {
                     let status = grpc::status(&response);
-                    return Ok(Answer { response, checkout, status, latency: asked.elapsed() });
+                    return Ok(Answer { response, checkout, status, latency: self.waited(asked) });
                 }
                 // The idle connection was closed under us: that is no try, it takes a new connection.
                 Err(SendError { unsent: Some(unsent), .. }) if reuse == Reuse::Idle => {
                     (request, reuse) = (unsent, Reuse::Never);
                 }
-                Err(failed) => return Err(failed),
+                Err(SendError { error, unsent }) => return Err(failed(error, unsent)),
             }
         }
     }
@@ -277,8 +308,8 @@ impl Attempts<'_> {
 fn ending(outcome: &Outcome) -> Ending {
     match outcome {
         Ok(answer) => Ending::Answered(answer.status),
-        Err(SendError { error, unsent: Some(_) }) => Ending::Unsent(*error),
-        Err(SendError { error, unsent: None }) => Ending::Failed(*error),
+        Err(Failed { error, unsent: Some(_), .. }) => Ending::Unsent(*error),
+        Err(Failed { error, unsent: None, .. }) => Ending::Failed(*error),
     }
 }
 
