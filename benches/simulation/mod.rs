@@ -30,6 +30,10 @@ const SLOWDOWN: f64 = 20.0;
 const LOAD: f64 = 0.8;
 /// The endpoint that is slow.
 const SLOW: usize = 3;
+/// Time after which a request is given up, in seconds.
+const PATIENCE: f64 = 5.0;
+/// Time in which a request is refused, in seconds.
+const REFUSAL: f64 = 0.0005;
 /// Distinct keys that requests are hashed by, all as frequent.
 const KEYS: u64 = 100_000;
 
@@ -41,10 +45,23 @@ pub(crate) struct Scenario {
     pub(crate) workers: Option<u32>,
     /// When the slow endpoint is slow, in seconds.
     pub(crate) slow: Range<f64>,
+    /// How slow it is then.
+    pub(crate) fault: Fault,
     /// Seconds in which requests come. All of them are served.
     pub(crate) seconds: u32,
     /// The first seconds, whose requests do not count: averages and queues are not what they will be.
     pub(crate) warm_up: u32,
+}
+
+/// What is wrong with the slow endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It takes 20 times longer.
+    Slow,
+    /// It never answers.
+    Silent,
+    /// It refuses at once.
+    Refusing,
 }
 
 /// What came of it.
@@ -145,8 +162,10 @@ impl<'a> Simulation<'a> {
     }
 
     fn accept(&mut self, index: usize, request: Request) {
+        let millis = self.millis();
         let endpoint = &mut self.endpoints[index];
         endpoint.in_flight += 1;
+        endpoint.average.asked(millis);
         if self.scenario.workers.is_some_and(|workers| endpoint.in_flight > workers) {
             endpoint.waiting.push_back(request);
         } else {
@@ -156,9 +175,20 @@ impl<'a> Simulation<'a> {
 
     fn start(&mut self, index: usize, request: Request) {
         let now = self.now;
-        let is_slow = index == SLOW && self.scenario.slow.contains(&now);
-        let end = now + request.work * SERVICE * if is_slow { SLOWDOWN } else { 1.0 };
+        let served = request.work * SERVICE;
+        let end = now
+            + match self.fault(index) {
+                None => served,
+                Some(Fault::Slow) => served * SLOWDOWN,
+                Some(Fault::Silent) => PATIENCE,
+                Some(Fault::Refusing) => REFUSAL,
+            };
         self.completions.push(Reverse(((end * 1e9) as u64, index, request.came.to_bits())));
+    }
+
+    /// What is wrong with an endpoint now.
+    fn fault(&self, index: usize) -> Option<Fault> {
+        (index == SLOW && self.scenario.slow.contains(&self.now)).then_some(self.scenario.fault)
     }
 
     /// Ends what ends before `time`, and goes there. Returns how many requests ended.
@@ -172,10 +202,16 @@ impl<'a> Simulation<'a> {
             let came = f64::from_bits(came);
             let latency = (self.now - came).max(0.0);
             let millis = self.millis();
+            let fails = matches!(self.fault(index), Some(Fault::Silent | Fault::Refusing));
             let endpoint = &mut self.endpoints[index];
             endpoint.in_flight -= 1;
-            endpoint.average.record(Duration::from_secs_f64(latency), millis);
-            if came >= f64::from(self.scenario.warm_up) {
+            let elapsed = Duration::from_secs_f64(latency);
+            if fails {
+                endpoint.average.failed(elapsed, millis);
+            } else {
+                endpoint.average.answered(elapsed, millis);
+            }
+            if !fails && came >= f64::from(self.scenario.warm_up) {
                 self.latencies.push((latency * 1000.0) as f32);
             }
             if let Some(next) = endpoint.waiting.pop_front() {

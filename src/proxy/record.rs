@@ -217,6 +217,10 @@ pub(super) fn refused(client: &Client, error: Error, request_id: &HeaderValue) {
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.ended {
+            let awaited = self.upload.as_ref().is_none_or(|upload| !upload.awaits_client());
+            if let Some(lease) = self.lease.as_ref().filter(|_| awaited) {
+                lease.abandoned(self.started.elapsed(), self.client.worker.clock.now());
+            }
             self.fail(Error::ClientGone);
         }
     }

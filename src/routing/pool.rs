@@ -29,7 +29,7 @@ pub use self::{
 };
 use super::Site;
 use crate::{
-    balance::{self, Balancer, Candidates as _, Draw, Member, Outcome, Verdict},
+    balance::{self, Balancer, Candidates as _, Draw, Member, Outcome, Strategy, Verdict},
     model::{AffinityMode, Backend, Endpoint},
 };
 
@@ -180,7 +180,12 @@ impl Pool {
             .map(|index| (index, None))
             .or_else(|| views.into_iter().find_map(choose))
             .ok_or(Unpickable::NoneFit)?;
-        Ok(Lease::new(Arc::clone(self), index, session))
+        Ok(Lease::new(Arc::clone(self), index, session, selection.now))
+    }
+
+    /// Whether its strategy goes by latency.
+    fn weighs_latency(&self) -> bool {
+        matches!(self.backend.policy.load_balancing.strategy, Strategy::PeakEwma { .. })
     }
 
     /// The endpoint that the client's cookie names, while it is fit and was not tried.
@@ -286,7 +291,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        balance::{OutlierDetection, Strategy},
+        balance::OutlierDetection,
         model::{ActiveCheck, Address, BackendId, CookieAffinity, Health, Limits, Policy, Probe, Protocol, SameSite},
         telemetry::metrics::Metrics,
     };
@@ -429,7 +434,7 @@ mod tests {
         let near = pool.endpoints()[0].id;
         let retried = pool.pick(&selection(CLIENT, &[near])).unwrap();
         assert_ne!(retried.endpoint().id, near, "a retry leaves the zone rather than try the same again");
-        pool.pick(&at(0)).unwrap().failed(0);
+        pool.pick(&at(0)).unwrap().failed(Duration::ZERO, 0);
         assert_eq!(shares(&pool, &at(0), 10), BTreeMap::from([(2, 10)]));
         assert_eq!(shares(&pool, &at(30_000), 10), BTreeMap::from([(1, 10)]), "its ejection is over");
     }
@@ -456,7 +461,7 @@ mod tests {
     fn no_more_than_the_share_is_ejected() {
         let pool = pool(backend([1, 2, 3, 4], ejecting(1, 0)));
         for _ in 0..20 {
-            pool.pick(&at(0)).unwrap().failed(0);
+            pool.pick(&at(0)).unwrap().failed(Duration::ZERO, 0);
         }
         assert_eq!(shares(&pool, &at(0), 10).len(), 2);
     }
@@ -506,7 +511,7 @@ mod tests {
         new.endpoints()[0].probed(true, 3_000);
         assert!((ramp(&new, 0, 8_000) - 0.5).abs() < 0.01, "it passes its probes again");
         let lease = new.pick(&selection(CLIENT, &[new.endpoints()[0].id, new.endpoints()[2].id])).unwrap();
-        lease.failed(20_000);
+        lease.failed(Duration::ZERO, 20_000);
         assert!((ramp(&new, 1, 30_000) - 1.0).abs() < f32::EPSILON, "in panic all are equal");
         assert!((ramp(&new, 1, 55_000) - 0.5).abs() < 0.01, "its ejection ended at 50 s");
     }
@@ -547,7 +552,7 @@ mod tests {
         let tried = [first.endpoint().id];
         let retried = pool.pick(&Selection { tried: &tried, ..back }).unwrap();
         assert_eq!(retried.session, Some(retried.endpoint().identity), "a retry moves the session");
-        first.failed(0);
+        first.failed(Duration::ZERO, 0);
         let moved = pool.pick(&back).unwrap();
         assert_ne!(moved.endpoint().id, first.endpoint().id);
         assert_eq!(moved.session, Some(moved.endpoint().identity));
@@ -596,7 +601,7 @@ mod tests {
         let pool = pool(backend(1..=10, policy));
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..2_000).for_each(|_| pool.pick(&at(0)).unwrap().failed(0)));
+                scope.spawn(|| (0..2_000).for_each(|_| pool.pick(&at(0)).unwrap().failed(Duration::ZERO, 0)));
             }
         });
         let policy = &pool.backend.policy;

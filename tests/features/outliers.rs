@@ -150,8 +150,9 @@ async fn when_none_is_fit_the_panic_threshold_decides() {
 async fn the_operator_sees_who_is_ejected_and_for_how_long() {
     let (good, bad) = (Backend::start("good").await, Backend::start("bad").await);
     bad.set_failure(Some(500));
-    let pierhead =
-        serve(governed(&[good.address, bad.address], &outlier("consecutiveErrors: 1, baseEjection: 60s"))).await;
+    let policy =
+        format!("loadBalancing: {{strategy: PeakEwma}}\n  {}", outlier("consecutiveErrors: 1, baseEjection: 60s"));
+    let pierhead = serve(governed(&[good.address, bad.address], &policy)).await;
     statuses(&pierhead, 4).await;
     let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
     let endpoints = backends[0]["endpoints"].as_array().unwrap();

@@ -5,6 +5,8 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{Answer, Attempts, Outcome, Plan, Spare, Try, discard, ending};
 use crate::{
     proxy::{record::Record, upstream::Reuse},
@@ -30,6 +32,7 @@ impl Attempts<'_> {
         record: &mut Record,
     ) -> Outcome {
         plan.tried.push(one.endpoint.id);
+        let first_begun = Instant::now();
         let mut first = pin!(self.attempt(one));
         tokio::select! {
             biased;
@@ -43,6 +46,7 @@ impl Attempts<'_> {
         plan.tried.push(endpoint.id);
         let until = self.until(record.expires);
         let again = Try { endpoint: &endpoint, request: spare.request(self.body()), reuse: Reuse::Idle, until };
+        let second_begun = Instant::now();
         let mut second = pin!(self.attempt(again));
         let (which, outcome) = tokio::select! {
             biased;
@@ -51,12 +55,12 @@ impl Attempts<'_> {
         };
         if outcome.is_err() || plan.would_repeat(ending(&outcome)) {
             // It has lost: the other may still do better.
-            let lost = match which {
-                Which::First => record.lease.replace(lease),
-                Which::Second => Some(lease),
+            let (lost, begun) = match which {
+                Which::First => (record.lease.replace(lease), first_begun),
+                Which::Second => (Some(lease), second_begun),
             };
             if let Some(lost) = lost {
-                self.tell(&lost, &outcome);
+                self.tell(&lost, &outcome, begun);
             }
             if let Ok(Answer { response, checkout, .. }) = outcome {
                 discard(response, checkout);
@@ -66,11 +70,17 @@ impl Attempts<'_> {
                 Which::Second => first.await,
             };
         }
-        if matches!(which, Which::Second) {
-            // Slow once is no reason to move a session away from its endpoint.
-            lease.session =
-                lease.session.filter(|_| record.lease.as_ref().is_some_and(|first| first.session.is_some()));
-            record.lease = Some(lease);
+        let (slower, begun) = match which {
+            Which::First => (Some(lease), second_begun),
+            Which::Second => {
+                // Slow once is no reason to move a session away from its endpoint.
+                lease.session =
+                    lease.session.filter(|_| record.lease.as_ref().is_some_and(|first| first.session.is_some()));
+                (record.lease.replace(lease), first_begun)
+            }
+        };
+        if let Some(slower) = slower {
+            slower.abandoned(begun.elapsed(), self.client.worker.clock.now());
         }
         outcome
     }

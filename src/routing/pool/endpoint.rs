@@ -1,6 +1,7 @@
 //! What is known of one endpoint of a backend, and one request to it.
 
 use std::{
+    cell::Cell,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -119,7 +120,8 @@ impl EndpointState {
         balance::ramp(Duration::from_millis(now - since), slow_start)
     }
 
-    /// Decayed peak latency in milliseconds; zero when nothing is known.
+    /// Decayed peak latency in milliseconds; zero when nothing is known. Only strategies that weigh latency have it
+    /// recorded.
     pub fn latency(&self, now: u64) -> f32 {
         self.latency.latency(now)
     }
@@ -136,18 +138,27 @@ pub(super) fn identity(address: &Address) -> u64 {
 }
 
 /// One request in flight to an endpoint; it ends when dropped.
+///
+/// How it went is told once, by the first of the methods that tell.
 #[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
     index: usize,
+    /// Whether its latency is still to be told.
+    waits: Cell<bool>,
     /// What the client's cookie of affinity must say from now on; None when it says that already, or there is none.
     pub session: Option<u64>,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, index: usize, session: Option<u64>) -> Self {
-        pool.endpoints[index].in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { pool, index, session }
+    pub(super) fn new(pool: Arc<Pool>, index: usize, session: Option<u64>, now: u64) -> Self {
+        let endpoint = &pool.endpoints[index];
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        let waits = pool.weighs_latency();
+        if waits {
+            endpoint.latency.asked(now);
+        }
+        Self { pool, index, waits: Cell::new(waits), session }
     }
 
     /// The endpoint that was picked.
@@ -157,7 +168,12 @@ impl Lease {
 
     /// A response head with this status came `latency` after the request was given to the connection.
     pub fn answered(&self, status: u16, latency: Duration, now: u64) {
-        self.endpoint().latency.record(latency, now);
+        if self.waits.take() {
+            match status {
+                502..=504 => self.endpoint().latency.failed(latency, now), // it has not done what it was asked for
+                _ => self.endpoint().latency.answered(latency, now),
+            }
+        }
         if status < 500 {
             self.pool.state.answered(latency, now);
         }
@@ -165,14 +181,28 @@ impl Lease {
         self.pool.judge(self.index, outcome, now);
     }
 
-    /// No response head came: the connection failed, broke, or took too long.
-    pub fn failed(&self, now: u64) {
+    /// No response head came in this time: the connection failed, broke, or took too long.
+    pub fn failed(&self, elapsed: Duration, now: u64) {
+        if self.waits.take() {
+            self.endpoint().latency.failed(elapsed, now);
+        }
         self.pool.judge(self.index, Outcome::Error, now);
+    }
+
+    /// We stopped waiting for a response head after this time, by no fault of the endpoint: it is not judged.
+    pub fn abandoned(&self, elapsed: Duration, now: u64) {
+        if self.waits.take() {
+            self.endpoint().latency.abandoned(elapsed, now);
+        }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.endpoint().in_flight.fetch_sub(1, Ordering::Relaxed);
+        let endpoint = self.endpoint();
+        endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.waits.take() {
+            endpoint.latency.left();
+        }
     }
 }
