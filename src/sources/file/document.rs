@@ -7,13 +7,15 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::Place;
 use crate::{
     model::{Origin, Problem, ProblemKind},
-    sources::kubernetes::{Objects, api::BackendPolicy},
+    sources::kubernetes::{
+        Objects,
+        api::{BackendPolicy, lenient, parse, strict},
+    },
 };
 
 /// Namespace of objects that name none, as in `kubectl`.
@@ -242,119 +244,6 @@ fn entry(kind: Kind, api_version: &str, mut value: Value, place: &Place) -> Entr
             Entry { origin, place, object: Some(object), problems }
         }
         Err((field, why)) => refused(&field, why),
-    }
-}
-
-/// Reads an object, or gives the field that is wrong and why.
-fn parse<K: DeserializeOwned>(value: &Value) -> Result<K, (String, String)> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        (if path == "." { String::new() } else { path }, error.into_inner().to_string())
-    })
-}
-
-/// An object and what is wrong with its fields, or the field for which there is no object, and why.
-type Read<K> = Result<(Arc<K>, Vec<(String, ProblemKind)>), (String, String)>;
-
-/// Like [`parse`], and besides tells of the fields that the kind does not have.
-///
-/// Only for the kinds that are written for us: others gain fields that we need not know.
-fn strict<K: DeserializeOwned + Serialize>(value: &Value) -> Read<K> {
-    let object = parse(value)?;
-    let mut unknown = Vec::new();
-    if let Ok(known) = serde_json::to_value(&object) {
-        unknown_fields(value, &known, "", &mut unknown);
-    }
-    Ok((Arc::new(object), unknown.into_iter().map(|field| (field, ProblemKind::UnknownField)).collect()))
-}
-
-/// Like [`strict`], but a field of the policy that does not have its type is told and counts as not written, as one does
-/// whose value makes no sense.
-fn lenient(mut value: Value) -> Read<BackendPolicy> {
-    let mut told = Vec::new();
-    loop {
-        match strict(&value) {
-            Ok((object, unknown)) => {
-                told.extend(unknown);
-                return Ok((object, told));
-            }
-            Err((field, why)) => {
-                let found = found(&value, &field);
-                if !forget(&mut value, &field) {
-                    return Err((field, why));
-                }
-                told.push((field, ProblemKind::InvalidValue { found, expected: expected(&why) }));
-            }
-        }
-    }
-}
-
-/// What stands in a field.
-fn found(value: &Value, field: &str) -> String {
-    let pointer = format!("/{}", field.replace(['.', '['], "/").replace(']', ""));
-    match value.pointer(&pointer) {
-        Some(Value::String(text)) => text.clone(),
-        found => found.map(ToString::to_string).unwrap_or_default(),
-    }
-}
-
-/// What serde would have had, in the words of those who write YAML.
-fn expected(why: &str) -> String {
-    let expected = why.split_once("expected ").map_or(why, |(_, expected)| expected);
-    match expected {
-        "i32" => "a whole number".to_owned(),
-        _ if expected.starts_with("struct ") => "a block of fields".to_owned(),
-        _ if expected.contains("untagged enum") => "a number of bytes, such as 64Ki".to_owned(),
-        _ => expected.replace("missing field", "a block with the field"),
-    }
-}
-
-/// Takes a field below `spec` away, with all of its list where it is an entry of one. False when it cannot be.
-fn forget(value: &mut Value, field: &str) -> bool {
-    let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) else { return false };
-    let Some(field) = field.strip_prefix("spec.") else { return false };
-    if field == "tls" || field.starts_with("tls.") {
-        // Without its `tls` the backend would be spoken to in clear text: this one is refused, and fails closed.
-        let closed = serde_json::json!({ "hostname": "" });
-        return spec.insert("tls".to_owned(), closed.clone()).is_some_and(|before| before != closed);
-    }
-    let list = field.split('[').next().unwrap_or(field);
-    let (parents, name) = list.rsplit_once('.').map_or((None, list), |(parents, name)| (Some(parents), name));
-    let mut path = parents.into_iter().flat_map(|parents| parents.split('.'));
-    let holder = path.try_fold(spec, |fields, name| fields.get_mut(name)?.as_object_mut());
-    holder.is_some_and(|fields| fields.remove(name).is_some())
-}
-
-/// Fields of `written` that did not survive being read and written again.
-fn unknown_fields(written: &Value, known: &Value, path: &str, unknown: &mut Vec<String>) {
-    match (written, known) {
-        (Value::Object(written), Value::Object(known)) => {
-            for (name, value) in written {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                match known.get(name) {
-                    Some(known) => unknown_fields(value, known, &path, unknown),
-                    // Known fields may be left out when they are empty.
-                    None if is_empty(value) => {}
-                    None => unknown.push(path),
-                }
-            }
-        }
-        (Value::Array(written), Value::Array(known)) => {
-            for (i, (value, known)) in written.iter().zip(known).enumerate() {
-                unknown_fields(value, known, &format!("{path}[{i}]"), unknown);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::String(text) => text.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

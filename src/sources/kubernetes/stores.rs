@@ -22,8 +22,12 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::Notify, task::JoinSet};
 
 use self::store::{Absence, Store, Watch, follow};
-use super::{ObjectKey, Objects, api::BackendPolicy, locality};
-use crate::model::Problem;
+use super::{
+    ObjectKey, Objects,
+    api::{BackendPolicy, StoredPolicy},
+    cluster, locality,
+};
+use crate::model::{Origin, Problem, ProblemKind};
 
 /// Seconds after which a watch is opened anew. A connection that died without a word is noticed five seconds later.
 const WATCH_SECONDS: u32 = 60;
@@ -57,7 +61,7 @@ pub struct Stores {
     slices: Vec<Arc<Store<EndpointSlice>>>,
     secrets: Vec<Arc<Store<Secret>>>,
     config_maps: Vec<Arc<Store<ConfigMap>>>,
-    policies: Vec<Arc<Store<BackendPolicy>>>,
+    policies: Vec<Arc<Store<StoredPolicy>>>,
     /// Names of the namespaces that the selector picks.
     selected: Option<Arc<Store<PartialObjectMeta<Namespace>>>>,
     /// The Secret and the Service of [`Scope`], each alone in its store.
@@ -138,7 +142,7 @@ impl Stores {
             slices: read_all(&self.slices, &mut malformed),
             secrets: read_all(&self.secrets, &mut malformed),
             config_maps: read_all(&self.config_maps, &mut malformed),
-            policies: read_all(&self.policies, &mut malformed),
+            policies: read_policies(&self.policies, &mut malformed),
             malformed,
         };
         if let Some(selected) = selected {
@@ -195,6 +199,21 @@ fn read_all<K: Resource<DynamicType = ()>>(stores: &[Arc<Store<K>>], malformed: 
         malformed.extend(problems);
     }
     all
+}
+
+fn read_policies(stores: &[Arc<Store<StoredPolicy>>], malformed: &mut Vec<Problem>) -> Vec<Arc<BackendPolicy>> {
+    let all = read_all(stores, malformed);
+    for stored in &all {
+        let (namespace, name) = cluster::key(&**stored);
+        let origin = Origin::new("BackendPolicy", namespace, name);
+        let problem = |(field, kind): &(_, _)| Problem {
+            origin: origin.clone(),
+            field: String::clone(field),
+            kind: ProblemKind::clone(kind),
+        };
+        malformed.extend(stored.told.iter().map(problem));
+    }
+    all.iter().map(|stored| Arc::clone(&stored.policy)).collect()
 }
 
 fn retain<K: Resource>(objects: &mut Vec<Arc<K>>, namespaces: &HashSet<String>) {
