@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::support::{Cases, Cluster, Pierhead, Traffic, eventually, ingress, policy, service, slice, tls_secret};
+use crate::{
+    status::has_condition,
+    support::{Cases, Cluster, Pierhead, Traffic, eventually, ingress, policy, service, slice, tls_secret},
+};
 
 /// All of them.
 pub(crate) async fn cases(cluster: &mut Cluster, cases: &mut Cases) {
@@ -14,6 +17,7 @@ pub(crate) async fn cases(cluster: &mut Cluster, cases: &mut Cases) {
     cases.run("start_without_api_server", late_api_server(cluster)).await;
     cases.run("start_without_the_policy_kind", without_policies(cluster)).await;
     cases.run("missing_rights_are_named", missing_rights(cluster)).await;
+    cases.run("without_the_right_to_see_policies_none_is_ready", without_policy_rights(cluster)).await;
     cases.run("a_role_that_cannot_list_config_maps_hurts_nothing_else", without_config_maps(cluster)).await;
 }
 
@@ -62,7 +66,8 @@ async fn hostile(cluster: &Cluster, pierhead: &Pierhead) {
     assert!(seen.failures.is_empty(), "{:?}", &seen.failures[..seen.failures.len().min(5)]);
 }
 
-/// A policy of a newer schema than ours, as after a downgrade.
+/// Policies of a newer schema than ours, as after a downgrade: one without anything to read, and one with values that
+/// nobody here knows, of which the rest is in force and its TLS fails closed.
 async fn malformed(cluster: &Cluster, pierhead: &Pierhead) {
     let mut scene = cluster.scene().await;
     scene.backends(&["a"]).await;
@@ -81,6 +86,23 @@ async fn malformed(cluster: &Cluster, pierhead: &Pierhead) {
     scene.has_event("BackendPolicy", "strange", &["Malformed"]).await;
     pierhead.answers(&host, "/", "a").await;
     scene.delete("BackendPolicy", "strange").await;
+
+    let tls = json!({"hostname": "a.example", "caCertificateRefs": [{"kind": "ClusterTrustBundle", "name": "ca"}]});
+    let newer = policy("newer", "a", json!({"loadBalancing": {"strategy": "Fastest"}, "tls": tls}));
+    scene.apply(newer).await;
+    pierhead.answers(&host, "/", "503").await;
+    has_condition(&scene, "newer", "a Accepted=True/Accepted").await;
+    has_condition(&scene, "newer", "a PartiallyInvalid=True/InvalidValue").await;
+    scene.apply(policy("newer", "a", json!({"loadBalancing": {"strategy": "Fastest"}}))).await;
+    pierhead.answers(&host, "/", "a").await;
+    has_condition(&scene, "newer", "a PartiallyInvalid=True/InvalidValue").await;
+    scene.apply(policy("newer", "a", json!({"loadBalancing": {"strategy": "Random"}}))).await;
+    eventually("the condition goes with its reason", async || {
+        let shown = scene.get("BackendPolicy", "newer").await["status"].to_string();
+        if shown.contains("PartiallyInvalid") { Err(shown) } else { Ok(()) }
+    })
+    .await;
+    scene.delete("BackendPolicy", "newer").await;
     let spec = json!({"spec": {"versions": before["spec"]["versions"]}});
     cluster.merge("", "CustomResourceDefinition", crd, spec).await;
 }
@@ -174,6 +196,25 @@ async fn missing_rights(cluster: &Cluster) {
         let log = pierhead.log();
         let lines = |kind: &str| log.lines().any(|line| line.contains(kind) && line.contains("apply deploy/rbac.yaml"));
         if lines("EndpointSlice") && lines("Service") && lines("Secret") { Ok(()) } else { Err(log.clone()) }
+    })
+    .await;
+    assert_eq!(pierhead.readiness().await, Ok(503));
+    cluster.merge("", "ClusterRole", "pierhead", json!({"rules": role})).await;
+    pierhead.ready().await;
+}
+
+/// Where the kind is there, a policy may ask for TLS: to serve without seeing it could be to serve in clear text.
+async fn without_policy_rights(cluster: &Cluster) {
+    let role = cluster.get("", "ClusterRole", "pierhead").await["rules"].clone();
+    let mut without = role.clone();
+    without.as_array_mut().expect("a list").retain(|rule| rule["apiGroups"] != json!(["pierhead.dev"]));
+    assert_ne!(without, role, "the role lists policies");
+    cluster.merge("", "ClusterRole", "pierhead", json!({"rules": without})).await;
+    let pierhead = cluster.spawn("no-policy-rights", 2, &[]);
+    eventually("the log names the kind and the remedy", async || {
+        let log = pierhead.log();
+        let named = |line: &str| line.contains("BackendPolicy") && line.contains("apply deploy/rbac.yaml");
+        if log.lines().any(named) { Ok(()) } else { Err(log.clone()) }
     })
     .await;
     assert_eq!(pierhead.readiness().await, Ok(503));

@@ -14,7 +14,6 @@ pub(crate) async fn cases(cluster: &Cluster, cases: &mut Cases) {
     cases.run("explain_reads_as_documentation", explain(cluster)).await;
     let pierhead = cluster.pierhead("policy", 0, &[]).await;
     cases.run("table_shows_strategy_targets_accepted_and_age", table(cluster)).await;
-    cases.run("a_partly_invalid_policy_is_accepted_and_says_so", partly_invalid(cluster)).await;
     cases.run("a_missing_authority_is_told_until_it_is_there", missing_authority(cluster)).await;
     pierhead.stop().await;
 }
@@ -188,21 +187,6 @@ async fn table(cluster: &Cluster) {
     assert_eq!(rows[1][..4], ["one", "PeakEwma", "a", "True"], "{table}");
     assert_eq!(rows[2][..4], ["two", "RoundRobin", "gone", "False"], "{table}");
     assert_eq!(rows[1].len(), 5, "{table}");
-}
-
-/// An IP address passes the pattern of a DNS name, so that only we can tell.
-async fn partly_invalid(cluster: &Cluster) {
-    let mut scene = cluster.scene().await;
-    scene.backends(&["a"]).await;
-    scene.apply(policy("partly", "a", json!({"tls": {"hostname": "10.0.0.1"}, "timeouts": {"connect": "1s"}}))).await;
-    has_condition(&scene, "partly", "a Accepted=True/Accepted").await;
-    has_condition(&scene, "partly", "a PartiallyInvalid=True/InvalidValue").await;
-    scene.apply(policy("partly", "a", json!({"timeouts": {"connect": "1s"}}))).await;
-    crate::support::eventually("the condition goes with its reason", async || {
-        let shown = scene.get("BackendPolicy", "partly").await["status"].to_string();
-        if shown.contains("PartiallyInvalid") { Err(shown) } else { Ok(()) }
-    })
-    .await;
 }
 
 async fn missing_authority(cluster: &Cluster) {

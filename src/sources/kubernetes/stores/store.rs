@@ -166,7 +166,7 @@ pub(super) enum Absence {
     Never,
     /// When we may not look.
     Forbidden,
-    /// When we may not look or the kind does not exist.
+    /// When the kind does not exist. Where it does but we may not look, there may be objects that protect.
     UnknownKind,
 }
 
@@ -175,7 +175,7 @@ impl Absence {
         match self {
             Self::Never => false,
             Self::Forbidden => code == 403,
-            Self::UnknownKind => code == 403 || code == 404,
+            Self::UnknownKind => code == 404,
         }
     }
 }
@@ -336,7 +336,7 @@ mod tests {
     async fn only_what_a_kind_may_lack_makes_its_store_ready() {
         for (absence, code, want) in [
             (Absence::UnknownKind, 404, State::Absent),
-            (Absence::UnknownKind, 403, State::Absent),
+            (Absence::UnknownKind, 403, State::Waiting),
             (Absence::UnknownKind, 500, State::Waiting),
             (Absence::Forbidden, 403, State::Absent),
             (Absence::Forbidden, 404, State::Waiting),
