@@ -1,11 +1,13 @@
 //! Clients that stay with an endpoint: by a cookie, or by what their requests are hashed by.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::{
+    backend::Backend,
     client::Answer,
     eventually,
-    pierhead::Pierhead,
+    manifests::{backend_policy, ingress, service},
+    pierhead::{Pierhead, Setup},
     spread::{Client, Spread},
 };
 
@@ -73,6 +75,33 @@ async fn a_balanced_cookie_names_the_client_and_stays_when_endpoints_change() {
         assert_eq!(answer.header("set-cookie"), "", "the client keeps its name");
         assert!(*backend == gone || *backend == answer.backend(), "only clients of the endpoint that went move");
     }
+}
+
+#[tokio::test]
+async fn the_cookies_of_two_services_of_one_host_do_not_replace_each_other() {
+    let mut backends = Vec::new();
+    for name in ["0", "1", "2", "3", "4", "5", "6", "7"] {
+        backends.push(Backend::start(name).await);
+    }
+    let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+    let mut manifests =
+        ingress("main").host("a.example").prefix("/cart", "cart").prefix("/search", "search").to_string();
+    for (name, endpoints) in [("cart", &addresses[..4]), ("search", &addresses[4..])] {
+        manifests += &(service(name, endpoints) + &backend_policy(name, "sessionAffinity: {cookie: {}}"));
+    }
+    let pierhead = Setup::default().manifests(manifests).start().await;
+    let mut jar = BTreeMap::new();
+    let mut homes = BTreeMap::new();
+    for path in ["/cart", "/search"].repeat(6) {
+        let cookies = jar.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ");
+        let answer = asks(&pierhead, path, Some(("cookie", &cookies))).await;
+        if let Some((name, value)) = pair(&answer).split_once('=') {
+            jar.insert(name.to_owned(), value.to_owned());
+        }
+        assert_eq!(*homes.entry(path).or_insert_with(|| answer.backend()), answer.backend(), "{path}");
+    }
+    assert_eq!(jar.len(), 2, "{jar:?}");
+    assert!(jar.keys().all(|name| name.starts_with("pierhead-")), "{jar:?}");
 }
 
 /// Requests with one value stay on one backend, those of many values do not.

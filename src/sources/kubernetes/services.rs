@@ -1,10 +1,6 @@
 //! Services and their endpoints: what an Ingress names, resolved into a [`Backend`].
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::{Arc, LazyLock},
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::LazyLock};
 
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
@@ -74,6 +70,7 @@ impl Backends<'_> {
         if builder.has_backend(&id) {
             return Ok(id);
         }
+        let policy = converted.policy(&id);
         let endpoints = if external {
             vec![self.external_name(spec, number).map_err(|kind| told(builder, kind, &origin))?]
         } else {
@@ -82,8 +79,7 @@ impl Backends<'_> {
                 BackendTarget::ClusterIp => self.cluster_ip(builder, &origin, spec, number),
                 BackendTarget::Endpoints => {
                     let found = self.endpoints(builder, key, port_name);
-                    let preference = converted.policy.load_balancing.zone;
-                    mark_near(found, preference, self.settings.zone.as_deref())
+                    mark_near(found, policy.load_balancing.zone, self.settings.zone.as_deref())
                 }
             }
         };
@@ -92,7 +88,7 @@ impl Backends<'_> {
             protocol,
             endpoints,
             client_ip_affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
-            policy: Arc::clone(&converted.policy),
+            policy,
         });
         Ok(id)
     }

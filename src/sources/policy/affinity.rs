@@ -5,9 +5,10 @@ use std::sync::Arc;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{PositiveTime, Refusals, load_balancing::is_token};
-use crate::model;
+use crate::model::{self, BackendId};
 
 /// Keeps the requests of one client on one endpoint.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,15 +19,18 @@ pub struct SessionAffinity {
     pub cookie: Cookie,
 }
 
-/// The cookie that keeps a client on an endpoint. It names no address: endpoints are told by a hash.
+/// The cookie that keeps a client on an endpoint. It holds a hash of the address of the endpoint, which is no secret: who
+/// knows the network can guess the address.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default = "Cookie::default")]
 #[x_kube(validation = Rule::new("self.sameSite != 'None' || self.secure")
     .message("sameSite None needs secure: true, or browsers refuse the cookie").field_path(".sameSite"))]
 pub struct Cookie {
-    /// Name of the cookie, a token (RFC 6265).
-    #[schemars(length(min = 1, max = 128), extend("pattern" = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
-    pub name: String,
+    /// Name of the cookie, a token (RFC 6265). Default: `pierhead-` and six digits that each port of each Service has
+    /// of its own, so that the Services of one host keep apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = 128), extend("pattern" = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
+    pub name: Option<String>,
     /// How long the client keeps it (`Max-Age`). Default: until the client ends its session.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "PositiveTime")]
@@ -63,7 +67,7 @@ pub enum AffinityModeName {
 impl Default for Cookie {
     fn default() -> Self {
         Self {
-            name: "pierhead".to_owned(),
+            name: None,
             ttl: None,
             path: "/".to_owned(),
             same_site: SameSiteName::Lax,
@@ -74,20 +78,27 @@ impl Default for Cookie {
 }
 
 impl SessionAffinity {
+    /// The name is left empty where none is written: [`name_for`] has it.
     pub(super) fn convert(&self, refusals: &mut Refusals) -> model::CookieAffinity {
         self.cookie.convert(refusals)
     }
 }
 
+/// The cookie of a backend that is given no name, the same in every replica.
+pub(super) fn name_for(backend: &BackendId) -> Arc<str> {
+    format!("pierhead-{:06x}", xxh3_64(backend.to_string().as_bytes()) >> 40).into()
+}
+
 impl Cookie {
     fn convert(&self, refusals: &mut Refusals) -> model::CookieAffinity {
         let default = Self::default();
-        let name = if is_token(&self.name) && self.name.len() <= 128 {
-            &self.name
-        } else {
-            refusals.refuse("sessionAffinity.cookie.name", &self.name, "a token, as names of cookies are");
-            &default.name
-        };
+        let name = self.name.as_deref().filter(|name| {
+            let is_name = is_token(name) && name.len() <= 128;
+            if !is_name {
+                refusals.refuse("sessionAffinity.cookie.name", name, "a token, as names of cookies are");
+            }
+            is_name
+        });
         let is_path = self.path.starts_with('/')
             && self.path.len() <= 256
             && self.path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');
@@ -112,7 +123,7 @@ impl Cookie {
             AffinityModeName::Balanced => model::AffinityMode::Balanced,
         };
         let ttl = self.ttl.as_ref().and_then(|ttl| refusals.positive("sessionAffinity.cookie.ttl", ttl));
-        let (name, path) = (Arc::from(name.as_str()), Arc::from(path.as_str()));
+        let (name, path) = (Arc::from(name.unwrap_or_default()), Arc::from(path.as_str()));
         model::CookieAffinity { name, ttl, path, same_site, secure: self.secure, mode }
     }
 }

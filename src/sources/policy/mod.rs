@@ -36,18 +36,28 @@ pub(super) use tls::{Judged, References};
 use std::sync::Arc;
 
 use super::kubernetes::api::BackendPolicySpec;
-use crate::model::{self, EndpointTls, Protocol};
+use crate::model::{self, BackendId, EndpointTls, Protocol};
 
 /// A policy with its references followed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Converted {
-    /// How requests are balanced, limited, retried and checked.
-    pub(super) policy: Arc<model::Policy>,
+    /// How requests are balanced, limited, retried and checked; a cookie may still be without a name.
+    policy: Arc<model::Policy>,
     /// How endpoints are spoken to; None for what the Service port says.
     protocol: Option<ProtocolName>,
 }
 
 impl Converted {
+    /// The policy of a backend.
+    pub(super) fn policy(&self, backend: &BackendId) -> Arc<model::Policy> {
+        let mut policy = Arc::clone(&self.policy);
+        if policy.cookie_affinity.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
+            let cookie = Arc::make_mut(&mut policy).cookie_affinity.as_mut();
+            cookie.into_iter().for_each(|cookie| cookie.name = affinity::name_for(backend));
+        }
+        policy
+    }
+
     /// How endpoints of a port are spoken to whose Service says `own`, where a route may have `asked` for something.
     ///
     /// With `tls` it is always a protocol over TLS.
