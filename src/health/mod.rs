@@ -85,8 +85,8 @@ struct Checks<A> {
 /// What came of the probe of an endpoint.
 type Answer = (u64, Result<(), Failure>);
 
-/// How probes connect: [`Pool::transport_id`] and the protocol.
-type Way = (u64, Protocol);
+/// How probes connect: [`Pool::transport_id`], the protocol, and what else dialling depends on.
+type Way = (u64, Protocol, Option<Duration>, Duration);
 
 /// One endpoint that is probed.
 struct Watched {
@@ -119,7 +119,7 @@ impl<A> Checks<A> {
         let gone: Vec<u64> = self.watched.keys().copied().filter(|id| !known.contains(id)).collect();
         for id in gone {
             if let Some(watched) = self.forget(id) {
-                watched.endpoint.probed(true, self.now());
+                watched.endpoint.probed(true, self.live.now());
                 watched.endpoint.set_probe_failure(None);
             }
         }
@@ -181,8 +181,9 @@ impl<A> Checks<A> {
 
     /// Counts the outcome of a probe, unless its check ended meanwhile.
     fn judge(&mut self, ended: Result<(Id, Answer), JoinError>) {
+        // One that did not end was given up; a panic ends the process.
         let Ok((task, (id, answer))) = ended else { return };
-        let now = self.now();
+        let now = self.live.now();
         let Some(watched) = self.watched.get_mut(&id) else { return };
         if watched.probe.as_ref().map(AbortHandle::id) != Some(task) {
             return;
@@ -214,11 +215,6 @@ impl<A> Checks<A> {
             _ => {}
         }
     }
-
-    /// Milliseconds since the epoch of the live state.
-    fn now(&self) -> u64 {
-        u64::try_from(self.live.epoch().elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 fn active(pool: &Pool) -> Option<&ActiveCheck> {
@@ -226,7 +222,9 @@ fn active(pool: &Pool) -> Option<&ActiveCheck> {
 }
 
 fn way(pool: &Pool) -> Way {
-    (pool.transport_id, probe::protocol(&pool.backend))
+    let policy = &pool.backend.policy;
+    let protocol = probe::protocol(&pool.backend);
+    (pool.transport_id, protocol, policy.connections.tcp_keepalive, policy.timeouts.connect)
 }
 
 /// Whether probes of one say the same as probes of the other.
@@ -281,6 +279,8 @@ mod tests {
         silent: Mutex<BTreeSet<u16>>,
         /// Starts of probes by port.
         probes: Mutex<BTreeMap<u16, Vec<Instant>>>,
+        /// Ways to connect that probes were prepared for.
+        prepared: AtomicUsize,
         under_way: AtomicUsize,
         most_under_way: AtomicUsize,
     }
@@ -323,6 +323,7 @@ mod tests {
             let world = Arc::clone(&bench.world);
             let prepare = move |_: &Backend| {
                 let world = Arc::clone(&world);
+                world.prepared.fetch_add(1, SeqCst);
                 move |_, address| {
                     let Address::Socket(address) = address else { unreachable!("endpoints have addresses") };
                     Arc::clone(&world).answer(address.port())
@@ -334,6 +335,10 @@ mod tests {
         }
 
         fn publish(&self, ports: impl IntoIterator<Item = u16>, active: Option<ActiveCheck>) {
+            self.publish_policy(ports, Policy { health: Health { active, ..Health::default() }, ..Policy::default() });
+        }
+
+        fn publish_policy(&self, ports: impl IntoIterator<Item = u16>, policy: Policy) {
             let id = BackendId::new("shop", "cart", 80);
             let address = |port| Address::Socket(([127, 0, 0, 1], port).into());
             let backend = Backend {
@@ -341,7 +346,7 @@ mod tests {
                 protocol: Protocol::Http1,
                 endpoints: ports.into_iter().map(|port| Endpoint::new(address(port))).collect(),
                 client_ip_affinity: false,
-                policy: Arc::new(Policy { health: Health { active, ..Health::default() }, ..Policy::default() }),
+                policy: Arc::new(policy),
             };
             let model = Model { backends: BTreeMap::from([(id, Arc::new(backend))]), ..Model::default() };
             self.live.publish(Arc::new(Compiled { model, problems: Vec::new() }));
@@ -434,6 +439,30 @@ mod tests {
         assert!(!bench.is_fit(1), "one pass is not enough");
         bench.wait(INTERVAL / 5).await;
         assert_eq!((bench.is_fit(1), bench.probes(1).len()), (true, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_way_to_connect_is_that_of_the_next_probe() {
+        let bench = Bench::start();
+        let health = Health { active: Some(check(INTERVAL, 1)), ..Health::default() };
+        let mut policy = Policy { health, ..Policy::default() };
+        bench.publish_policy([1], policy.clone());
+        bench.wait(SPREAD).await;
+        policy.timeouts.connect = Duration::from_secs(1);
+        bench.publish_policy([1], policy.clone());
+        bench.wait(SPREAD).await;
+        assert_eq!(bench.world.prepared.load(SeqCst), 2);
+        policy.connections.tcp_keepalive = None;
+        bench.publish_policy([1], policy.clone());
+        bench.wait(SPREAD).await;
+        policy.timeouts.request = Duration::from_secs(9);
+        bench.publish_policy([1], policy);
+        bench.wait(INTERVAL).await;
+        assert_eq!(
+            (bench.world.prepared.load(SeqCst), bench.probes(1).len()),
+            (3, 2),
+            "the probes keep their interval"
+        );
     }
 
     #[tokio::test(start_paused = true)]
