@@ -34,8 +34,8 @@ pub struct Connections {
     /// Requests after which a connection is closed; 0 for no limit. For endpoints that leak with each connection.
     #[schemars(range(min = 0))]
     pub max_requests: i32,
-    /// Age from which a connection serves no new request; 0s for no limit. So that connections to a name follow its
-    /// addresses, or long-lived HTTP/2 connections spread anew.
+    /// Age from which a connection serves no new request; 0s for no limit. So that long-lived HTTP/2 connections spread
+    /// anew. Connections to a name (ExternalName) follow its addresses: they serve none from an age of 5m in any case.
     pub max_age: Time,
     /// Silence after which the kernel asks whether the endpoint is still there (TCP keepalive); 0s never asks.
     pub tcp_keepalive: Time,

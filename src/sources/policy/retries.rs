@@ -28,10 +28,10 @@ pub struct Retries {
     #[schemars(range(min = 0, max = 10))]
     pub attempts: i32,
     /// What is tried again: `ConnectFailure` when no connection or TLS session could be opened; `Reset` when the
-    /// connection broke before the head of the response or the try took longer than `perTry`; `RefusedStream` when an
-    /// HTTP/2 endpoint says that it did not look at the request; `GatewayError` on 502, 503 and 504; `ServerError` on
-    /// any 5xx; `StatusCodes` on those listed. Except for `ConnectFailure` and `RefusedStream`, which no endpoint has
-    /// acted on, it is tried again for `methods` only.
+    /// connection broke before the head of the response, or that took longer than `timeouts.responseHead` or the try longer
+    /// than `timeouts.perTry`; `RefusedStream` when an HTTP/2 endpoint says that it did not look at the request;
+    /// `GatewayError` on 502, 503 and 504; `ServerError` on any 5xx; `StatusCodes` on those listed. Except for
+    /// `ConnectFailure` and `RefusedStream`, which no endpoint has acted on, it is tried again for `methods` only.
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub retry_on: Vec<RetryOnName>,
     /// Statuses from 400 to 599 that `StatusCodes` in `retryOn` means.
@@ -102,9 +102,9 @@ pub struct Budget {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hedge {
-    /// Starts a second try, to another endpoint where there is one, when the first has no response head after this time;
-    /// the first response wins and the other try is given up. Only for idempotent methods that are among `methods`, and
-    /// within the budget. A good value is the 95th percentile of the latency.
+    /// Starts a second try, to another endpoint, when the first has no response head after this time; the first response
+    /// wins and the other try is given up. Only where there is another endpoint, for idempotent methods that are among
+    /// `methods`, and within the budget. A good value is the 95th percentile of the latency.
     pub after: PositiveTime,
 }
 

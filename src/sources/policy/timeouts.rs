@@ -17,8 +17,9 @@ use crate::model;
 pub struct Timeouts {
     /// To open a connection to an endpoint, with TLS where there is TLS; more than zero.
     pub connect: PositiveTime,
-    /// From the end of the request sent to the head of its response, answered 504 afterwards; 0s for no limit. Default:
-    /// as `--response-head-timeout` says.
+    /// From the end of the request sent to the head of its response, in each try; 0s for no limit. When it passes, that
+    /// is a `Reset` in the sense of `retryOn`: by default up to two more tries follow, each with the same limit, before
+    /// 504 is answered. `request` bounds them together. Default: as `--response-head-timeout` says.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Time")]
     pub response_head: Option<Time>,

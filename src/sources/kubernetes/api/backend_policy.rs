@@ -82,8 +82,9 @@ pub struct BackendPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Tls")]
     pub tls: Option<Tls>,
-    /// Opens each connection to an endpoint with the address of the client, in this version of the PROXY protocol.
-    /// Endpoints must expect it. Connections are then shared by requests of one client address only. Default: none.
+    /// Opens each connection to an endpoint with the address and port that the client's connection comes from, in this
+    /// version of the PROXY protocol; behind another proxy that is the proxy's. Endpoints must expect it. A connection to
+    /// an endpoint then serves the requests of one client connection only, and is closed with it. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "ProxyProtocolName")]
     pub proxy_protocol: Option<ProxyProtocolName>,
