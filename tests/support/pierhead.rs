@@ -22,6 +22,7 @@ pub struct Setup {
     variables: Vec<(&'static str, PathBuf)>,
     manifests: Vec<String>,
     backends_only: bool,
+    flawed: bool,
 }
 
 /// What every process is started with unless the test says otherwise.
@@ -35,8 +36,12 @@ const DEFAULTS: [&str; 6] = [
 ];
 
 /// A running `pierhead serve`. It is killed when dropped.
+///
+/// A `BackendPolicy` of which it refuses anything fails the test, which else would see it serve without: see
+/// [`Setup::flawed`].
 pub struct Pierhead {
     child: Child,
+    flawed: bool,
     folder: tempfile::TempDir,
     /// Plain HTTP.
     pub http: SocketAddr,
@@ -94,6 +99,12 @@ impl Setup {
         self
     }
 
+    /// Its policies have flaws, and the test is about them.
+    pub fn flawed(mut self) -> Self {
+        self.flawed = true;
+        self
+    }
+
     /// Starts the process and waits until it is ready.
     pub async fn start(self) -> Pierhead {
         let pierhead = self.start_unready().await;
@@ -127,7 +138,18 @@ impl Setup {
             .await
         };
         let (http, https, admin) = (address("http").await, address("https").await, address("admin").await);
-        Pierhead { child, folder, http, https, admin, log, access_log }
+        Pierhead { child, flawed: self.flawed, folder, http, https, admin, log, access_log }
+    }
+}
+
+impl Drop for Pierhead {
+    fn drop(&mut self) {
+        if self.flawed || std::thread::panicking() {
+            return;
+        }
+        let refused = |line: &Value| line["origin"].as_str().is_some_and(|of| of.starts_with("BackendPolicy "));
+        let told: Vec<_> = self.log.all().into_iter().filter(refused).collect();
+        assert!(told.is_empty(), "a policy is not in force as written: {told:?}");
     }
 }
 
