@@ -45,6 +45,8 @@ struct Shared {
 pub struct Outcome {
     /// When it was sent.
     pub sent: Instant,
+    /// How long it took until the whole answer was there, or until it failed.
+    pub took: Duration,
     /// Status of the answer; zero when there was none, or not a whole one.
     pub status: u16,
     /// The backend that answered; empty when none did.
@@ -104,7 +106,7 @@ impl Shared {
         let sent = Instant::now();
         let answer = self.answer(address, path).await;
         let (status, backend) = answer.map_or((0, String::new()), |answer| (answer.status, answer.backend()));
-        self.outcomes.lock().unwrap().push(Outcome { sent, status, backend });
+        self.outcomes.lock().unwrap().push(Outcome { sent, took: sent.elapsed(), status, backend });
     }
 
     async fn answer(&self, address: SocketAddr, path: &str) -> Option<Answer> {
