@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{
     eventually,
-    spread::{Spread, counts, is_likely},
+    spread::{Client, Spread, counts, is_likely},
 };
 
 /// Longer than any test.
@@ -40,6 +40,40 @@ async fn an_endpoint_that_hangs_holds_no_more_than_it_takes_to_see() {
         let counts = load.await.unwrap();
         assert_eq!(counts.values().sum::<usize>(), 600);
     }
+}
+
+/// How many of 120 requests, one after the other, two of three endpoints hold that never answer.
+async fn held_beside_two_that_hang(choices: usize) -> usize {
+    let spread = Spread::new(3, &format!("strategy: LeastRequest, choices: {choices}")).await;
+    let pierhead = spread.serve().await;
+    for backend in &spread.backends[..2] {
+        backend.set_delay(FOREVER);
+    }
+    let held = || spread.backends[..2].iter().map(|backend| backend.seen().len()).sum::<usize>();
+    let mut client = Client::connect(pierhead.http).await;
+    for _ in 0..120 {
+        let before = held();
+        let mut asking = tokio::spawn(async move {
+            client.ask("/", None).await;
+            client
+        });
+        let hangs = eventually("an answer or none", async || {
+            if held() > before { Some(true) } else { asking.is_finished().then_some(false) }
+        });
+        client = if hangs.await { Client::connect(pierhead.http).await } else { (&mut asking).await.unwrap() };
+    }
+    held()
+}
+
+#[tokio::test]
+async fn so_many_are_drawn_as_choices_says() {
+    // All three are looked at: the one that answers has nothing in flight, or one that is still counted although its
+    // client has the answer. The others hold one each, and one more for each such tie until they have two.
+    let held = held_beside_two_that_hang(3).await;
+    assert!(held <= 4, "{held}");
+    // Two that hang are a third of the pairs: of 120 draws less than 11 are such with probability 10⁻⁹.
+    let held = held_beside_two_that_hang(2).await;
+    assert!(held > 10, "{held}");
 }
 
 #[tokio::test]
