@@ -61,10 +61,10 @@ async fn a_ratio_of_errors_ejects_an_endpoint() {
     assert_eq!((bad.seen().len(), errors), (10, 5), "the tenth request shows that half of them fail");
 }
 
-/// How long a second ejection lasts under a policy whose first lasts 3 s.
+/// How long a second ejection lasts under a policy whose first lasts 8 s.
 async fn second_ejection(fields: &str) -> u64 {
     let (good, bad) = (Backend::start("good").await, Backend::start("bad").await);
-    let policy = outlier(&format!("consecutiveErrors: 1, baseEjection: 3s, {fields}"));
+    let policy = outlier(&format!("consecutiveErrors: 1, baseEjection: 8s, {fields}"));
     let pierhead = serve(governed(&[good.address, bad.address], &policy)).await;
     let ejected = async || {
         statuses(&pierhead, 2).await;
@@ -74,7 +74,7 @@ async fn second_ejection(fields: &str) -> u64 {
     };
     bad.set_failure(Some(500));
     let first = eventually("the first ejection", ejected).await;
-    assert!(first <= 3000, "{first}");
+    assert!(first <= 8000, "{first}");
     bad.set_failure(None);
     let (seen, mut back) = (bad.seen().len(), None);
     eventually("three short intervals in health", async || {
@@ -93,12 +93,12 @@ async fn second_ejection(fields: &str) -> u64 {
 async fn ejections_grow_up_to_the_longest_and_are_forgiven_in_health() {
     let (grown, capped, forgiven) = tokio::join!(
         second_ejection("interval: 60s, maxEjection: 60s"),
-        second_ejection("interval: 60s, maxEjection: 3s"),
+        second_ejection("interval: 60s, maxEjection: 8s"),
         second_ejection("interval: 100ms, maxEjection: 60s"),
     );
-    assert!((3001..=6000).contains(&grown), "{grown}");
-    assert!(capped <= 3000, "{capped}");
-    assert!(forgiven <= 3000, "{forgiven}");
+    assert!((8001..=16000).contains(&grown), "{grown}");
+    assert!(capped <= 8000, "{capped}");
+    assert!(forgiven <= 8000, "{forgiven}");
 }
 
 #[tokio::test]
@@ -227,4 +227,50 @@ async fn grpc_calls_that_fail_at_once_are_errors() {
         assert_eq!(get(pierhead.http, "a.example", path).await.status, 200);
         assert_eq!(pierhead.logged_path(path).await["attempts"], attempts, "{path}");
     }
+}
+
+/// Statuses of eight requests and, once an interval of 2 s is over, of eight more; all that are answered fail.
+async fn eight_and_eight(interval: &str) -> BTreeMap<u16, usize> {
+    let bad = Backend::start("bad").await;
+    bad.set_failure(Some(500));
+    let policy = outlier(&format!(
+        "consecutiveErrors: 100, errorRatio: 40, minRequests: 10, interval: {interval}, baseEjection: 60s"
+    ));
+    let pierhead = serve(governed(&[bad.address], &policy)).await;
+    let first = statuses(&pierhead, 8).await;
+    assert_eq!(first, BTreeMap::from([(500, 8)]), "too few to judge");
+    let start = Instant::now();
+    eventually("another interval", async || (start.elapsed() > Duration::from_secs(2)).then_some(())).await;
+    statuses(&pierhead, 8).await
+}
+
+#[tokio::test]
+async fn a_ratio_is_that_of_an_interval() {
+    let (short, long) = tokio::join!(eight_and_eight("2s"), eight_and_eight("1h"));
+    assert_eq!(short, BTreeMap::from([(500, 8)]), "eight in an interval are too few");
+    assert_eq!(long, BTreeMap::from([(500, 2), (503, 6)]), "the tenth shows that they fail");
+}
+
+#[tokio::test]
+async fn an_ejection_survives_a_change_of_the_configuration() {
+    let (good, bad, third) = (Backend::start("good").await, Backend::start("bad").await, Backend::start("third").await);
+    bad.set_failure(Some(500));
+    let policy = outlier("consecutiveErrors: 1, baseEjection: 1h, maxEjection: 1h");
+    let pierhead = serve(governed(&[good.address, bad.address], &policy)).await;
+    assert_eq!(statuses(&pierhead, 6).await, BTreeMap::from([(200, 5), (500, 1)]));
+    bad.set_failure(None);
+    // Another endpoint, then another policy.
+    pierhead.write(governed(&[good.address, bad.address, third.address], &policy));
+    let joins = async || (get(pierhead.http, "a.example", "/").await.backend() == "third").then_some(());
+    eventually("the third", joins).await;
+    let other = format!("loadBalancing: {{strategy: Random}}\n  {policy}");
+    pierhead.write(governed(&[good.address, bad.address, third.address], &other));
+    let random = async || {
+        let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
+        (backends[0]["settings"].to_string().contains("Random")).then_some(())
+    };
+    eventually("the other policy", random).await;
+    // Random misses one of three 60 times in a row with probability (2/3)⁶⁰ = 3·10⁻¹¹.
+    assert_eq!(statuses(&pierhead, 60).await, BTreeMap::from([(200, 60)]));
+    assert_eq!(bad.seen().len(), 1, "it is still ejected");
 }
