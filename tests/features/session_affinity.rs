@@ -104,6 +104,37 @@ async fn the_cookies_of_two_services_of_one_host_do_not_replace_each_other() {
     assert!(jar.keys().all(|name| name.starts_with("pierhead-")), "{jar:?}");
 }
 
+/// How many of 120 clients, whose cookies are of three endpoints, a fourth takes over when it joins.
+async fn taken_over(mode: &str) -> usize {
+    const CLIENTS: usize = 120;
+    let spread = Spread::with_policy(4, &format!("sessionAffinity: {{cookie: {{name: pier, mode: {mode}}}}}")).await;
+    let pierhead = Setup::default().manifests(spread.manifests(0..3)).flag("--threads=1").start().await;
+    let mut client = Client::connect(pierhead.http).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let first = client.ask("/", None).await;
+        clients.push((pair(&first), first.backend()));
+    }
+    pierhead.write(spread.manifests(0..4));
+    eventually("the fourth", async || (asks(&pierhead, "/", None).await.backend() == "3").then_some(())).await;
+    let mut taken = 0;
+    for (cookie, backend) in &clients {
+        let now = client.ask("/", Some(("cookie", cookie))).await;
+        taken += usize::from(now.backend() == "3");
+        assert!(now.backend() == "3" || now.backend() == *backend, "{mode}: none moves between those that were there");
+        assert_eq!(now.header("set-cookie"), "", "{mode}");
+    }
+    taken
+}
+
+#[tokio::test]
+async fn an_endpoint_that_joins_takes_over_its_share_of_clients_only_where_they_are_balanced() {
+    assert_eq!(taken_over("Persistent").await, 0);
+    // A fourth of them is 30: less than 5 come once in 10¹⁰ runs, more than 60 once in 10⁷.
+    let taken = taken_over("Balanced").await;
+    assert!((5..=60).contains(&taken), "{taken}");
+}
+
 /// Requests with one value stay on one backend, those of many values do not.
 async fn stays(hash: &str, path: fn(usize) -> String, field: fn(usize) -> Option<(&'static str, String)>) {
     let spread = Spread::new(4, &format!("strategy: Maglev, hash: {{{hash}}}")).await;
