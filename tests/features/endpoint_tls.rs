@@ -8,7 +8,7 @@ use crate::support::{
     backend::{Backend, Speaks},
     client::{Answer, get},
     eventually,
-    manifests::{backend_policy, ingress, service},
+    manifests::{backend_policy, ingress, service, service_with},
     pierhead::{Pierhead, Setup},
     tls::{Authority, Pair, demanding_server, server},
 };
@@ -147,4 +147,69 @@ async fn http2_goes_over_verified_tls() {
     let answer = get(pierhead.http, "a.example", "/x").await;
     assert_eq!((answer.status, answer.json()["version"].as_str()), (200, Some("HTTP/2.0")));
     assert_eq!(answer.json()["serverName"], "cart.internal");
+}
+
+#[tokio::test]
+async fn an_authority_may_be_in_a_secret() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let one = speaking_tls(server(&authority.issue(&["cart.internal"]))).await;
+    // The ConfigMap of the same name holds another one.
+    let spec = "tls: {hostname: cart.internal, caCertificateRefs: [{group: \"\", kind: Secret, name: ca}]}";
+    let pierhead = Pierhead::serving(manifests(&one, &other, spec) + &authority.secret("ca")).await;
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 200);
+    let pierhead = Pierhead::serving(manifests(&one, &authority, spec) + &other.secret("ca")).await;
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 502);
+}
+
+#[tokio::test]
+async fn a_reference_to_another_kind_or_group_reaches_no_endpoint() {
+    let authority = Authority::new();
+    let own = authority.issue(&["pierhead.internal"]);
+    let one = speaking_tls(server(&authority.issue(&["cart.internal"]))).await;
+    let trust = |group: &str| TRUST.replace("group: \"\"", &format!("group: {group}"));
+    for (field, tls) in [
+        ("tls.caCertificateRefs", trust("example.org")),
+        (
+            "tls.clientCertificateRef",
+            format!("{TRUST}, clientCertificateRef: {{group: example.org, kind: Secret, name: own}}"),
+        ),
+        ("tls.clientCertificateRef", format!("{TRUST}, clientCertificateRef: {{kind: ConfigMap, name: own}}")),
+    ] {
+        let manifests = manifests(&one, &authority, &format!("tls: {{{tls}}}")) + &own.secret("own");
+        let pierhead = Setup::default().manifests(manifests).flawed().start().await;
+        let answer = get(pierhead.http, "a.example", "/x").await;
+        assert!(answer.status >= 500, "{tls}: {answer:?}");
+        let told = |line: &Value| line["field"].as_str().is_some_and(|of| of.contains(field));
+        pierhead.told(field, told).await;
+    }
+    assert_eq!(one.seen(), Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn endpoints_are_spoken_to_in_the_protocol_of_the_policy() {
+    let authority = Authority::new();
+    let tls = || Speaks { tls: Some(server(&authority.issue(&["cart.internal"]))), ..Speaks::default() };
+    let h2c = || Speaks { h2c: true, ..Speaks::default() };
+    for (protocol, speaks, version) in [
+        ("HTTP1", Speaks::default(), "HTTP/1.1"),
+        ("H2C", h2c(), "HTTP/2.0"),
+        ("GRPC", h2c(), "HTTP/2.0"),
+        ("HTTP1", tls(), "HTTP/1.1"),
+        ("HTTP2", tls(), "HTTP/2.0"),
+        ("GRPC", tls(), "HTTP/2.0"),
+    ] {
+        let trust = if speaks.tls.is_some() { format!("tls: {{{TRUST}}}") } else { String::new() };
+        let one = Backend::speaking("one", speaks).await;
+        // The port says otherwise: the policy goes before it.
+        let app_protocol = if protocol == "HTTP1" { "kubernetes.io/h2c" } else { "http" };
+        let manifests = ingress("main").host("a.example").prefix("/", "one").to_string()
+            + &service_with("one", &format!("appProtocol: {app_protocol}"), &[one.address])
+            + &authority.config_map("ca")
+            + &backend_policy("one", &format!("protocol: {protocol}\n  {trust}"));
+        let pierhead = Pierhead::serving(manifests).await;
+        let answer = get(pierhead.http, "a.example", "/x").await;
+        assert_eq!(answer.status, 200, "{protocol} {trust}: {answer:?}");
+        assert_eq!(answer.json()["version"], version, "{protocol} {trust}");
+        assert_eq!(answer.json()["serverName"].is_string(), !trust.is_empty(), "{protocol} {trust}");
+    }
 }

@@ -70,6 +70,15 @@ impl Authority {
         self.0.pem()
     }
 
+    /// A Secret that holds its certificate.
+    pub fn secret(&self, name: &str) -> String {
+        let pem = BASE64_STANDARD.encode(self.pem());
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\ntype: \
+             kubernetes.io/tls\ndata: {{tls.crt: \"\", tls.key: \"\", ca.crt: {pem}}}\n---\n"
+        )
+    }
+
     /// A `ConfigMap` that holds its certificate.
     pub fn config_map(&self, name: &str) -> String {
         let pem = self.pem().replace('\n', "\n    ");
