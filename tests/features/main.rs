@@ -34,6 +34,7 @@ mod outliers;
 mod overload;
 mod pending;
 mod policy_change;
+mod policy_targets;
 mod promises;
 mod proxy_protocol;
 mod reload;
