@@ -42,7 +42,9 @@ impl RetrySpending {
         let requests = self.requests.load(Ordering::Relaxed).max(self.previous.load(Ordering::Relaxed));
         let share = u64::from(requests) * u64::from(budget.percent) / 100;
         let allowed = budget.min_per_second.max(u32::try_from(share).unwrap_or(u32::MAX));
-        self.retries.fetch_add(1, Ordering::Relaxed) < allowed
+        // One that is refused takes nothing of what later requests bring.
+        let take = |retries| (retries < allowed).then_some(retries + 1);
+        self.retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn turn_to(&self, second: u64) {
@@ -79,5 +81,15 @@ mod tests {
         assert_eq!(allowed(&spending, 5), 100);
         assert_eq!(allowed(&spending, 6), 100, "the second before counts too");
         assert_eq!(allowed(&spending, 9), 10);
+    }
+
+    #[test]
+    fn what_is_refused_takes_nothing_from_later_requests() {
+        let (spending, budget) = (RetrySpending::default(), RetryBudget { percent: 20, min_per_second: 0 });
+        let granted = |_| {
+            spending.request(5);
+            spending.retry(budget, 5)
+        };
+        assert_eq!((0..100).map(granted).filter(|granted| *granted).count(), 20);
     }
 }

@@ -6,9 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{Method, Request};
 use http_body_util::Full;
 use tokio::{
@@ -268,6 +270,20 @@ async fn backoff_makes_a_retry_wait_and_one_that_would_come_too_late_is_not_made
 }
 
 #[tokio::test]
+async fn backoff_grows_no_further_than_its_longest() {
+    let (address, _heads) = closes_unanswered().await;
+    // Ten pauses of at most 100 ms. Without a bound the tenth alone is drawn from 25 s and one that would come too late is
+    // not made: of eight requests none would see all of its tries.
+    let spec = "timeouts: {request: 10s}\n  retries: {attempts: 10, backoff: {base: 50ms, max: 100ms}, budget: \
+                {minPerSecond: 1000}}";
+    let pierhead = Pierhead::serving(governed(&[address], spec)).await;
+    join_all((0..8).map(|_| get(pierhead.http, "a.example", "/x"))).await;
+    for _ in 0..8 {
+        assert_eq!(pierhead.logged_path("/x").await["attempts"], 11);
+    }
+}
+
+#[tokio::test]
 async fn budget_bounds_what_an_endpoint_has_seen_and_not_what_was_never_sent() {
     let nothing = "budget: {percent: 0, minPerSecond: 0}";
     assert_eq!(tries(nothing, Method::GET).await, 1);
@@ -277,4 +293,26 @@ async fn budget_bounds_what_an_endpoint_has_seen_and_not_what_was_never_sent() {
     for _ in 0..6 {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
     }
+}
+
+/// Tries of 20 requests, one after the other, each of which takes two more when it may; and the seconds that began.
+async fn tries_within(budget: &str) -> (usize, usize) {
+    let (address, heads) = closes_unanswered().await;
+    let pierhead = serving(&[address], &format!("budget: {{{budget}}}, backoff: {{base: 1ms, max: 1ms}}")).await;
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 502);
+    }
+    (heads.load(Ordering::SeqCst), usize::try_from(start.elapsed().as_secs()).unwrap() + 2)
+}
+
+#[tokio::test]
+async fn budget_is_a_share_of_the_requests_or_so_many_a_second() {
+    let (tries, _) = tries_within("percent: 0, minPerSecond: 1000").await;
+    assert_eq!(tries, 60);
+    let (tries, seconds) = tries_within("percent: 0, minPerSecond: 1").await;
+    assert!((21..=20 + seconds).contains(&tries), "{tries} tries in {seconds} s");
+    // Of the requests of a second or of the one before, whichever are more: half of 20 and of 20 again at most.
+    let (tries, _) = tries_within("percent: 50, minPerSecond: 0").await;
+    assert!((21..=40).contains(&tries), "{tries} tries");
 }
