@@ -77,6 +77,8 @@ pub struct Speaks {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// A header of the PROXY protocol comes first.
     pub proxy: bool,
+    /// Whatever each connection begins with, of all that; `h2c` and `proxy` say nothing then.
+    pub anything: bool,
 }
 
 /// What a backend knows of one of its connections; it tells so with each request.
@@ -138,11 +140,14 @@ impl Backend {
 
     async fn serve(self, mut stream: TcpStream, speaks: &Speaks, number: usize) {
         let mut connection = Connection { number, ..Connection::default() };
-        if speaks.proxy {
+        let begins = async |stream: &TcpStream, with: &[u8]| speaks.anything && begin(stream).await == with;
+        if speaks.proxy || begins(&stream, b"PROX").await || begins(&stream, b"\r\n\r\n").await {
             connection.proxied = super::proxy_header(&mut stream).await;
         }
-        let Some(tls) = &speaks.tls else {
-            self.speak(stream, speaks.h2c, connection).await;
+        let is_tls = !speaks.anything || begin(&stream).await[0] == 22;
+        let Some(tls) = speaks.tls.as_ref().filter(|_| is_tls) else {
+            let is_http2 = speaks.h2c || begins(&stream, b"PRI ").await;
+            self.speak(stream, is_http2, connection).await;
             return;
         };
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(tls));
@@ -256,13 +261,19 @@ impl Backend {
         self.state.seen.lock().unwrap().clone()
     }
 
+    /// The last request that was seen; null when there is none.
+    pub fn last(&self) -> Value {
+        self.state.seen.lock().unwrap().last().cloned().unwrap_or_default()
+    }
+
+    /// How many requests were seen so far, without health checks.
+    pub fn requests(&self) -> usize {
+        self.state.seen.lock().unwrap().iter().filter(|seen| !is_probe(seen)).count()
+    }
+
     /// Health checks seen so far.
     pub fn probes(&self) -> Vec<Value> {
-        let is_probe = |seen: &Value| {
-            let path = seen["path"].as_str().unwrap();
-            path.starts_with("/healthz") || path.starts_with("/grpc.health.v1.Health/")
-        };
-        self.seen().into_iter().filter(is_probe).collect()
+        self.state.seen.lock().unwrap().iter().filter(|seen| is_probe(seen)).cloned().collect()
     }
 
     /// Answers to health checks have this status from now on; 200 is healthy, for gRPC too.
@@ -327,6 +338,20 @@ impl Backend {
     pub fn release(&self) {
         self.state.released.send_replace(true);
     }
+}
+
+fn is_probe(seen: &Value) -> bool {
+    let path = seen["path"].as_str().unwrap();
+    path.starts_with("/healthz") || path.starts_with("/grpc.health.v1.Health/")
+}
+
+/// The first bytes that come, which stay to be read; zeros when the connection ends before.
+async fn begin(stream: &TcpStream) -> [u8; 4] {
+    let mut bytes = [0; 4];
+    while stream.peek(&mut bytes).await.is_ok_and(|read| (1..4).contains(&read)) {
+        tokio::task::yield_now().await;
+    }
+    bytes
 }
 
 struct Waiting(Arc<State>);
