@@ -3,7 +3,7 @@
 use http_body_util::Full;
 
 use crate::support::{
-    backend::Backend,
+    backend::{Backend, Speaks},
     client::{Raw, get, raw, send, status_of},
     eventually,
     manifests::{backend_policy, ingress, service},
@@ -118,4 +118,25 @@ async fn a_handshake_that_does_not_come_is_given_up() {
     assert_eq!(Raw::connect(pierhead.https).await.rest().await, "");
     let counted = async || pierhead.metrics().await.contains("pierhead_tls_handshake_failures_total 1").then_some(());
     eventually("the failed handshake is counted", counted).await;
+}
+
+#[tokio::test]
+async fn routes_that_speak_to_a_service_in_two_ways_share_its_limit() {
+    let one = Backend::speaking("one", Speaks { anything: true, ..Speaks::default() }).await;
+    let other = ingress("other").host("b.example").prefix("/", "one");
+    let other = other.annotation("pierhead.dev/backend-protocol", "H2C").to_string();
+    let policy = backend_policy("one", "limits: {maxConcurrentRequests: 1}");
+    let pierhead = Pierhead::serving(all_to(&one) + &other + &policy).await;
+    let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
+    assert_eq!(backends.as_array().unwrap().len(), 2, "two variants: {backends}");
+    for (host, refused) in [("a.example", "b.example"), ("b.example", "a.example")] {
+        let mut first = Raw::connect(pierhead.http).await;
+        let path = format!("/slow/{host}");
+        first.write(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        one.waits_for(1).await;
+        assert_eq!(get(pierhead.http, refused, "/x").await.status, 503, "{host} holds the place");
+        drop(first);
+        one.waits_for(0).await;
+        pierhead.logged_path(&path).await;
+    }
 }
