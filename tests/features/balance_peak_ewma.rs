@@ -26,10 +26,10 @@ async fn a_slow_endpoint_loses_its_share_and_gets_it_back() {
     let spread = Spread::new(3, "strategy: PeakEwma").await;
     let pierhead = spread.serve().await;
     counts(pierhead.http, 300, CLIENTS).await;
-    spread.backends[0].set_delay(Duration::from_millis(500));
-    let slow = counts(pierhead.http, 400, CLIENTS).await;
-    // Until its first slow answer it may get one request of each client; that answer counts in full, and puts it off for
-    // longer than the others need for the rest. A third of 400 would be 133.
+    spread.backends[0].set_delay(Duration::from_secs(5));
+    let slow = counts(pierhead.http, 200, CLIENTS).await;
+    // Until its first slow answer it may get one request of each client; that answer counts in full, and puts it off
+    // for ln(5000/20) s, beside others of 20 ms, before it is tried again. A third of 200 would be 67.
     let share = slow.get(&0).copied().unwrap_or_default();
     assert!(share <= 2 * CLIENTS, "{slow:?}");
     spread.backends[0].set_delay(Duration::ZERO);

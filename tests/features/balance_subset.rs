@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::support::{
+    client::get,
     eventually,
     pierhead::Pierhead,
     spread::{Spread, counts},
@@ -24,6 +25,12 @@ async fn a_replica_uses_a_subset_and_stays_with_it() {
     let outside = (0..8).find(|number| !first.contains(number)).unwrap();
     one.write(spread.manifests((0..8).filter(|number| *number != outside)));
     let gone = *first.first().unwrap();
+    let known = async || {
+        let backends = get(one.admin, "admin", "/debug/backends").await.json();
+        let address = serde_json::Value::from(spread.backends[outside].address.to_string());
+        (!backends[0]["settings"].to_string().contains(&address.to_string())).then_some(())
+    };
+    eventually("the snapshot without it", known).await;
     assert_eq!(used(&one).await, first);
     one.write(spread.manifests((0..8).filter(|number| *number != gone)));
     let others =

@@ -185,7 +185,7 @@ async fn a_connection_retires_after_its_requests() {
 #[tokio::test]
 async fn a_connection_retires_at_its_age_though_it_is_never_idle() {
     for (protocol, one) in [("HTTP1", Backend::start("one").await), ("H2C", Backend::h2c("one").await)] {
-        let spec = format!("protocol: {protocol}\n  connections: {{maxAge: 500ms}}");
+        let spec = format!("protocol: {protocol}\n  connections: {{maxAge: 5s}}");
         let pierhead = serving(1, &[&one], &spec).await;
         assert_eq!([connection_of(&pierhead).await, connection_of(&pierhead).await], [1, 1], "{protocol}: it is young");
         let another = async || (connection_of(&pierhead).await > 1).then_some(());

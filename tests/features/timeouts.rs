@@ -57,13 +57,13 @@ async fn response_head_bounds_the_wait_for_an_answer() {
 #[tokio::test]
 async fn per_try_bounds_one_attempt_and_another_may_follow() {
     let (one, silent) = (Backend::start("one").await, silent().await);
-    let pierhead = Pierhead::serving(governed(&[one.address, silent.address], "timeouts: {perTry: 200ms}")).await;
+    let pierhead = Pierhead::serving(governed(&[one.address, silent.address], "timeouts: {perTry: 2s}")).await;
     for _ in 0..4 {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
     }
     assert!(!silent.seen().is_empty());
     silent.waits_for(0).await; // what took too long was cancelled
-    let pierhead = Pierhead::serving(governed(&[silent.address], "timeouts: {perTry: 200ms}")).await;
+    let pierhead = Pierhead::serving(governed(&[silent.address], "timeouts: {perTry: 2s}")).await;
     is_504(&get(pierhead.http, "a.example", "/three").await, "attempt_timeout");
     assert_eq!(pierhead.logged_path("/three").await["attempts"], 3);
     is_504(&send(pierhead.http, post()).await, "attempt_timeout");
@@ -140,7 +140,7 @@ async fn idle_bounds_the_silence_of_bodies_both_ways() {
 #[tokio::test]
 async fn a_client_that_is_slow_to_send_is_not_held_against_the_endpoint() {
     let one = Backend::start("one").await;
-    let spec = "timeouts: {perTry: 200ms}\n  health: {outlier: {consecutiveErrors: 1, maxEjectedPercent: 100}, \
+    let spec = "timeouts: {perTry: 2s}\n  health: {outlier: {consecutiveErrors: 1, maxEjectedPercent: 100}, \
                 panicThreshold: 0}";
     let pierhead = Pierhead::serving(governed(&[one.address], spec)).await;
     let mut client = Raw::connect(pierhead.http).await;
