@@ -21,7 +21,7 @@ use pierhead::balance::{Balancer, Candidates, Draw, Member, Strategy};
 
 use self::{
     chart::{Panel, Row},
-    simulation::{Fault, Scenario, WORKERS},
+    simulation::{SLOWER, Scenario, WORKERS},
 };
 
 const SIZES: [usize; 4] = [16, 100, 1000, 5000];
@@ -66,8 +66,7 @@ fn simulate(endpoints: usize, workers: Option<u32>, table: &mut String) -> Resul
     let mut rows = Vec::new();
     for (name, strategy) in strategies()? {
         let seconds = if endpoints > 1000 { 8 } else { 20 }; // millions of requests are enough
-        let scenario =
-            Scenario { endpoints, workers, slow: 0.0..f64::INFINITY, fault: Fault::Slow, seconds, warm_up: 5 };
+        let scenario = Scenario { endpoints, workers, slow: 0.0..f64::INFINITY, fault: SLOWER, seconds, warm_up: 5 };
         let outcome = simulation::run(&scenario, strategy);
         let [p50, p99, p999] = QUANTILES.map(|part| outcome.quantile(part));
         let (share, fair) = (outcome.slow_share() * 100.0, 100.0 / f64::from(u32::try_from(endpoints)?));

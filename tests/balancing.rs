@@ -8,7 +8,7 @@ use std::num::NonZeroU8;
 
 use pierhead::balance::Strategy;
 
-use self::simulation::{Fault, Scenario, WORKERS, run};
+use self::simulation::{Fault, SLOWER, Scenario, WORKERS, run};
 
 const ALWAYS: std::ops::Range<f64> = 0.0..f64::INFINITY;
 
@@ -19,7 +19,7 @@ fn two() -> NonZeroU8 {
 #[test]
 fn choices_by_load_have_a_fifth_of_the_p99_of_round_robin_beside_a_slow_endpoint() {
     for workers in [Some(WORKERS), None] {
-        let scenario = Scenario { endpoints: 16, workers, slow: ALWAYS, fault: Fault::Slow, seconds: 12, warm_up: 2 };
+        let scenario = Scenario { endpoints: 16, workers, slow: ALWAYS, fault: SLOWER, seconds: 12, warm_up: 2 };
         let round_robin = run(&scenario, Strategy::RoundRobin);
         assert!((0.06..0.065).contains(&round_robin.slow_share()), "a sixteenth: {}", round_robin.slow_share());
         for strategy in [Strategy::PeakEwma { choices: two() }, Strategy::LeastRequest { choices: two() }] {
@@ -33,8 +33,7 @@ fn choices_by_load_have_a_fifth_of_the_p99_of_round_robin_beside_a_slow_endpoint
 
 #[test]
 fn a_slow_endpoint_loses_its_share_within_a_second_and_gets_it_back() {
-    let scenario =
-        Scenario { endpoints: 16, workers: None, slow: 5.0..10.0, fault: Fault::Slow, seconds: 20, warm_up: 2 };
+    let scenario = Scenario { endpoints: 16, workers: None, slow: 5.0..10.0, fault: SLOWER, seconds: 20, warm_up: 2 };
     let outcome = run(&scenario, Strategy::PeakEwma { choices: two() });
     let shares = |seconds: std::ops::Range<usize>| &outcome.slow_shares[seconds.start - 2..seconds.end - 2];
     let fair = 1.0 / 16.0;
@@ -45,7 +44,9 @@ fn a_slow_endpoint_loses_its_share_within_a_second_and_gets_it_back() {
 
 #[test]
 fn an_endpoint_that_hangs_or_refuses_is_not_the_cheapest() {
-    for fault in [Fault::Silent, Fault::Refusing] {
+    let silent = Fault { takes: |_| 5.0, fails: true }; // the time after which it is given up
+    let refusing = Fault { takes: |_| 0.0005, fails: true };
+    for fault in [silent, refusing] {
         let scenario = Scenario { endpoints: 16, workers: None, slow: 5.0..15.0, fault, seconds: 15, warm_up: 2 };
         let outcome = run(&scenario, Strategy::PeakEwma { choices: two() });
         let shares = &outcome.slow_shares[6 - 2..];

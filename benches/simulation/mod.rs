@@ -30,10 +30,6 @@ const SLOWDOWN: f64 = 20.0;
 const LOAD: f64 = 0.8;
 /// The endpoint that is slow.
 const SLOW: usize = 3;
-/// Time after which a request is given up, in seconds.
-const PATIENCE: f64 = 5.0;
-/// Time in which a request is refused, in seconds.
-const REFUSAL: f64 = 0.0005;
 /// Distinct keys that requests are hashed by, all as frequent.
 const KEYS: u64 = 100_000;
 
@@ -45,7 +41,7 @@ pub(crate) struct Scenario {
     pub(crate) workers: Option<u32>,
     /// When the slow endpoint is slow, in seconds.
     pub(crate) slow: Range<f64>,
-    /// How slow it is then.
+    /// What is wrong with it then.
     pub(crate) fault: Fault,
     /// Seconds in which requests come. All of them are served.
     pub(crate) seconds: u32,
@@ -54,15 +50,16 @@ pub(crate) struct Scenario {
 }
 
 /// What is wrong with the slow endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// It takes 20 times longer.
-    Slow,
-    /// It never answers.
-    Silent,
-    /// It refuses at once.
-    Refusing,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// Seconds that a request takes which would take so many.
+    pub(crate) takes: fn(f64) -> f64,
+    /// Whether it fails then.
+    pub(crate) fails: bool,
 }
+
+/// It answers 20 times slower.
+pub(crate) const SLOWER: Fault = Fault { takes: |served| served * SLOWDOWN, fails: false };
 
 /// What came of it.
 #[derive(Clone, Debug)]
@@ -176,13 +173,7 @@ impl<'a> Simulation<'a> {
     fn start(&mut self, index: usize, request: Request) {
         let now = self.now;
         let served = request.work * SERVICE;
-        let end = now
-            + match self.fault(index) {
-                None => served,
-                Some(Fault::Slow) => served * SLOWDOWN,
-                Some(Fault::Silent) => PATIENCE,
-                Some(Fault::Refusing) => REFUSAL,
-            };
+        let end = now + self.fault(index).map_or(served, |fault| (fault.takes)(served));
         self.completions.push(Reverse(((end * 1e9) as u64, index, request.came.to_bits())));
     }
 
@@ -202,7 +193,7 @@ impl<'a> Simulation<'a> {
             let came = f64::from_bits(came);
             let latency = (self.now - came).max(0.0);
             let millis = self.millis();
-            let fails = matches!(self.fault(index), Some(Fault::Silent | Fault::Refusing));
+            let fails = self.fault(index).is_some_and(|fault| fault.fails);
             let endpoint = &mut self.endpoints[index];
             endpoint.in_flight -= 1;
             let elapsed = Duration::from_secs_f64(latency);
