@@ -5,7 +5,8 @@
 //! that queues run empty and the baseline is measured anew (BBR's `ProbeRTT`): else a backend that became slower for good
 //! would be held down, and a queue that was there from the start would pass for latency.
 //!
-//! Only answers are heard: how a request fails says nothing of a queue, and one that hangs holds its place.
+//! Only answers are heard: how a request fails says nothing of a queue, and one that hangs holds its place. Where too few
+//! answers come for a window, it ends by time.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -17,6 +18,9 @@ const MIN_SAMPLES: u32 = 30;
 const WINDOW_LATENCIES: u64 = 3;
 const MIN_WINDOW: u64 = 100;
 const MAX_WINDOW: u64 = 5_000;
+/// So many times its length after it began, a window ends with fewer answers too: ten latencies bring 30 of them where
+/// three are in flight.
+const OVERDUE: u64 = 4;
 /// Milliseconds between measurements of the baseline, and while it is still found lower by a fifth.
 const PROBE_EVERY: u64 = 10_000;
 const PROBE_SOON: u64 = 1_000;
@@ -77,8 +81,8 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Counts an answer that took `microseconds`, with `in_flight` requests at the backend. Returns the new limit when it
-    /// moved.
+    /// Counts an answer that took `microseconds`, with `in_flight` requests at the backend, it among them. Returns the new
+    /// limit when it moved.
     ///
     /// `now` counts milliseconds on a monotonic clock.
     pub fn answered(&self, microseconds: u32, in_flight: u32, bounds: Bounds, now: u64) -> Option<u32> {
@@ -86,16 +90,30 @@ impl AdaptiveLimit {
         if now < window.opens.load(Ordering::Relaxed) {
             return None;
         }
-        let samples = window.samples.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if window.closes.load(Ordering::Relaxed) == 0 {
+            window.begin(now, MIN_WINDOW);
+        }
+        window.samples.fetch_add(1, Ordering::Relaxed);
         window.microseconds.fetch_add(microseconds.into(), Ordering::Relaxed);
         if in_flight > window.peak.load(Ordering::Relaxed) {
             window.peak.fetch_max(in_flight, Ordering::Relaxed);
         }
-        let is_full = samples >= MIN_SAMPLES && now >= window.closes.load(Ordering::Relaxed);
-        if !is_full || self.closing.swap(true, Ordering::Acquire) {
+        self.close_if(bounds, now, || window.is_over(now))
+    }
+
+    /// Ends a measurement of the baseline for which too few answers come: those that hang hold more than half of the
+    /// limit, and keep all others out. Returns the new limit when it moved.
+    pub fn end_overdue(&self, bounds: Bounds, now: u64) -> Option<u32> {
+        let window = &self.window;
+        self.close_if(bounds, now, || self.phase() == Phase::Probing && window.is_overdue(now))
+    }
+
+    fn close_if(&self, bounds: Bounds, now: u64, is_due: impl Fn() -> bool) -> Option<u32> {
+        if !is_due() || self.closing.swap(true, Ordering::Acquire) {
             return None;
         }
-        let moved = self.close(bounds, now);
+        // Another thread may have closed it while we came here.
+        let moved = is_due().then(|| self.close(bounds, now)).flatten();
         self.closing.store(false, Ordering::Release);
         moved
     }
@@ -106,18 +124,16 @@ impl AdaptiveLimit {
         let samples = window.samples.swap(0, Ordering::Relaxed);
         let total = window.microseconds.swap(0, Ordering::Relaxed);
         let peak = window.peak.swap(0, Ordering::Relaxed);
-        if samples < MIN_SAMPLES {
-            return None; // another thread closed it while we came here
-        }
-        let mean = u32::try_from(total / u64::from(samples)).unwrap_or(u32::MAX).max(1);
+        // Without answers the baseline is the best guess.
+        let mean = total.checked_div(samples.into()).unwrap_or_else(|| self.baseline.load(Ordering::Relaxed).into());
+        let mean = u32::try_from(mean).unwrap_or(u32::MAX).max(1);
         let before = self.limit(bounds);
         let after = bounds.clamp(self.next(before, mean, peak, bounds, now));
         self.limit.store(after, Ordering::Relaxed);
         let latency = u64::from(mean) / 1000 + 1;
         // What the limit before let in is answered after the latency of now.
         let opens = if after == before { now } else { now + latency.min(MAX_WINDOW) };
-        window.opens.store(opens, Ordering::Relaxed);
-        window.closes.store(opens + (latency * WINDOW_LATENCIES).clamp(MIN_WINDOW, MAX_WINDOW), Ordering::Relaxed);
+        window.begin(opens, (latency * WINDOW_LATENCIES).clamp(MIN_WINDOW, MAX_WINDOW));
         (after != before).then_some(after)
     }
 
@@ -173,6 +189,24 @@ impl AdaptiveLimit {
 
     fn enter(&self, phase: Phase) {
         self.phase.store(phase as u32, Ordering::Relaxed);
+    }
+}
+
+impl Window {
+    fn begin(&self, opens: u64, length: u64) {
+        self.opens.store(opens, Ordering::Relaxed);
+        self.closes.store(opens + length, Ordering::Relaxed);
+    }
+
+    /// Whether it has run its time and has the answers that it takes, or is overdue.
+    fn is_over(&self, now: u64) -> bool {
+        let is_full = self.samples.load(Ordering::Relaxed) >= MIN_SAMPLES;
+        (is_full && now >= self.closes.load(Ordering::Relaxed)) || self.is_overdue(now)
+    }
+
+    fn is_overdue(&self, now: u64) -> bool {
+        let (opens, closes) = (self.opens.load(Ordering::Relaxed), self.closes.load(Ordering::Relaxed));
+        now >= opens + closes.saturating_sub(opens) * OVERDUE
     }
 }
 
@@ -342,6 +376,35 @@ mod tests {
             assert!((6..=12).contains(&limit.limit(bounds)));
         }
         assert_eq!(AdaptiveLimit::default().limit(Bounds { least: 9, most: 4 }), 4);
+    }
+
+    #[test]
+    fn a_measurement_without_answers_ends_by_time() {
+        let limit = AdaptiveLimit::default();
+        let mut now = 0;
+        while limit.phase() != Phase::Probing {
+            now += 10;
+            assert!(now < 60_000, "the baseline is measured now and then");
+            for _ in 0..10 {
+                let in_flight = limit.limit(OPEN);
+                limit.answered(1_000.max(in_flight * 50), in_flight, OPEN, now); // 20 at a time, then a queue
+            }
+        }
+        let halved = limit.limit(OPEN);
+        assert_eq!(limit.end_overdue(OPEN, now), None, "it has its time first");
+        let resumed = limit.end_overdue(OPEN, now + 1_000).expect("nobody answered");
+        assert!(resumed >= 2 * halved - 1, "{halved} became {resumed}");
+        assert_eq!(limit.phase(), Phase::Steady);
+        assert_eq!(limit.end_overdue(OPEN, now + 9_000), None, "there is none under way");
+    }
+
+    #[test]
+    fn a_few_slow_answers_move_the_limit_too() {
+        let limit = AdaptiveLimit::default();
+        for second in 1..=60 {
+            limit.answered(2_000_000, START, OPEN, second * 1_000);
+        }
+        assert!(limit.limit(OPEN) > START, "one a second, and it binds");
     }
 
     #[test]

@@ -20,7 +20,11 @@ impl Default for RetryBudget {
     }
 }
 
-/// Requests and retries of the second under way. Threads share it; a race at the turn of a second may let one more pass.
+/// Requests and retries of the second under way.
+///
+/// Threads share it without a lock. At the turn of a second the counts are reset one by one, so what other threads count
+/// at that moment may be lost, or count for the wrong second: each of them may have one retry more or fewer then, and a
+/// retry that is judged before the requests of the last second are taken over is judged by `min_per_second` alone.
 #[derive(Debug, Default)]
 pub struct RetrySpending {
     second: AtomicU64,

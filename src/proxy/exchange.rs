@@ -208,6 +208,9 @@ impl Exchange<'_> {
         target.write_to(&mut head, pool.backend.protocol, upload.is_some() && body.size_hint().exact().is_none())?;
         let attempts = Attempts { client: self.client, pool: &pool, address: self.address, affinity, upload };
         let (mut response, checkout) = attempts.run(http::Request::from_parts(head, body), record).await?;
+        if let Some(permit) = &record.permit {
+            permit.answered();
+        }
         let session = record.lease.as_ref().and_then(|lease| lease.session);
         if let (Some(affinity), Some(session)) = (&policy.cookie_affinity, session)
             && let Some(cookie) = affinity::set_cookie(affinity, session)

@@ -10,6 +10,7 @@ mod slots;
 
 use std::{
     net::IpAddr,
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -49,16 +50,24 @@ pub struct Pool {
     by_identity: Vec<(u64, usize)>,
     balancer: Balancer,
     /// One for each thread, so that what a strategy promises of turns holds on each.
-    turns: Arc<[Turn]>,
+    turns: Arc<[Line<AtomicUsize>]>,
     changes: Arc<AtomicU32>,
     availability: Availability,
     state: Arc<BackendState>,
 }
 
-/// Counts the choices of one thread, on a cache line of its own.
-#[derive(Debug)]
+/// What threads write often, on a cache line of its own (two, as processors fetch them in pairs).
+#[derive(Debug, Default)]
 #[repr(align(128))]
-struct Turn(AtomicUsize);
+struct Line<T>(T);
+
+impl<T> Deref for Line<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// What one choice of an endpoint depends on.
 #[derive(Clone, Copy, Debug)]
@@ -153,7 +162,7 @@ impl Pool {
     ///
     /// `now` is milliseconds since [`Live::epoch`](super::Live::epoch).
     pub fn admit(&self, now: u64) -> Option<Admission> {
-        let admission = self.state.admit(&self.backend.policy.limits)?;
+        let admission = self.state.admit(&self.backend.policy.limits, now)?;
         self.state.retries.request(now / 1000);
         Some(admission)
     }
@@ -208,7 +217,7 @@ impl Pool {
         let index = if self.backend.client_ip_affinity && mode.is_none() {
             self.balancer.rendezvous(view, client_hash(selection.client))?
         } else {
-            let turn = &self.turns[selection.thread % self.turns.len()].0;
+            let turn = &*self.turns[selection.thread % self.turns.len()];
             let others = self.in_flight().saturating_sub(1); // this request counts since it was admitted
             let draw = Draw { turn, key: selection.key, total_in_flight: others };
             self.balancer.choose(view, draw)?
@@ -271,8 +280,8 @@ fn by_identity(backend: &Backend, endpoints: &[Arc<EndpointState>]) -> Vec<(u64,
 }
 
 /// Turns that start evenly apart, so that threads do not all begin with the same endpoint.
-fn turns(threads: usize, endpoints: usize) -> Arc<[Turn]> {
-    (0..threads.max(1)).map(|thread| Turn(AtomicUsize::new(thread * endpoints / threads.max(1)))).collect()
+fn turns(threads: usize, endpoints: usize) -> Arc<[Line<AtomicUsize>]> {
+    (0..threads.max(1)).map(|thread| Line(AtomicUsize::new(thread * endpoints / threads.max(1)))).collect()
 }
 
 /// Whether connections of one are of use to the other.

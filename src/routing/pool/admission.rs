@@ -1,15 +1,19 @@
 //! How many requests a backend has at a time, and those that wait for their turn.
 //!
+//! The policy's own limit counts a request to its end. An adaptive limit moves by response heads, so it counts a request
+//! only until its response head: streams and tunnels that stay open do not hold it.
+//!
 //! While nobody waits, nothing is locked. Who waits is let in first come, first served, and those who come later do not
 //! overtake.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     num::NonZeroU32,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,6 +21,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
+use super::Line;
 use crate::{
     balance::{AdaptiveLimit, Bounds, RetrySpending},
     model::Limits,
@@ -26,11 +31,15 @@ use crate::{
 const UNLIMITED: u32 = u32::MAX;
 /// An adaptive limit is never less.
 const LEAST: u32 = 3;
+/// One request in flight, and one without a response head, in a word of both counts.
+const IN_FLIGHT: u64 = 1 << 32;
+const WITHOUT_HEAD: u64 = 1;
 
 /// What is known of one port of a Service over all its endpoints, whatever routes ask of it.
 #[derive(Debug)]
 pub(super) struct BackendState {
-    in_flight: AtomicU32,
+    /// Requests in flight in the upper half; in the lower those of them without a response head.
+    requests: Line<AtomicU64>,
     /// What the policy in force says of the limit.
     adapts: AtomicBool,
     least: AtomicU32,
@@ -54,7 +63,7 @@ struct Queue {
 impl Default for BackendState {
     fn default() -> Self {
         Self {
-            in_flight: AtomicU32::new(0),
+            requests: Line::default(),
             adapts: AtomicBool::new(false),
             least: AtomicU32::new(LEAST),
             most: AtomicU32::new(UNLIMITED),
@@ -69,7 +78,7 @@ impl Default for BackendState {
 
 impl BackendState {
     pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        in_flight(self.requests.load(Ordering::Relaxed))
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -78,9 +87,13 @@ impl BackendState {
 
     /// The limit in force; None when there is none.
     pub(super) fn limit(&self) -> Option<u32> {
-        let bounds = self.bounds();
-        let adapted = self.adapts.load(Ordering::SeqCst).then(|| self.adaptive.limit(bounds));
-        adapted.or_else(|| Some(bounds.most).filter(|most| *most != UNLIMITED))
+        let most = Some(self.bounds().most).filter(|most| *most != UNLIMITED);
+        self.adapted().or(most)
+    }
+
+    /// The adaptive limit in force.
+    fn adapted(&self) -> Option<u32> {
+        self.adapts.load(Ordering::SeqCst).then(|| self.adaptive.limit(self.bounds()))
     }
 
     /// Puts the limits of a policy in force, for a backend of so many endpoints. Whom they let in is let in at once.
@@ -97,10 +110,20 @@ impl BackendState {
     pub(super) fn answered(&self, latency: Duration, now: u64) {
         if self.adapts.load(Ordering::Relaxed) {
             let microseconds = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
-            if self.adaptive.answered(microseconds, self.in_flight(), self.bounds(), now).is_some() {
+            let unanswered = without_head(self.requests.load(Ordering::Relaxed));
+            if self.adaptive.answered(microseconds, unanswered, self.bounds(), now).is_some() {
                 self.hand_out_if_any();
             }
         }
+    }
+
+    /// Ends a measurement of an adaptive limit that is overdue, as it keeps requests out. Whether it did.
+    fn ends_overdue(&self, now: u64) -> bool {
+        let ended = self.adapts.load(Ordering::Relaxed) && self.adaptive.end_overdue(self.bounds(), now).is_some();
+        if ended {
+            self.hand_out_if_any();
+        }
+        ended
     }
 
     fn bounds(&self) -> Bounds {
@@ -108,9 +131,10 @@ impl BackendState {
     }
 
     /// Admits a request, now or later; None when as many wait already as may.
-    pub(super) fn admit(self: &Arc<Self>, limits: &Limits) -> Option<Admission> {
-        if self.waiting.load(Ordering::SeqCst) == 0 && self.take() {
-            return Some(Admission::Now(Permit(Arc::clone(self))));
+    pub(super) fn admit(self: &Arc<Self>, limits: &Limits, now: u64) -> Option<Admission> {
+        let may_take = || self.waiting.load(Ordering::SeqCst) == 0 && self.take();
+        if may_take() || (self.ends_overdue(now) && may_take()) {
+            return Some(Admission::Now(Permit::new(Arc::clone(self))));
         }
         if limits.max_pending == 0 {
             return None;
@@ -131,17 +155,21 @@ impl BackendState {
 
     /// Takes a place if there is one.
     fn take(&self) -> bool {
-        let Some(limit) = self.limit() else {
-            self.in_flight.fetch_add(1, Ordering::SeqCst);
+        let (most, adapted) = (self.most.load(Ordering::SeqCst), self.adapted());
+        if most == UNLIMITED && adapted.is_none() {
+            self.requests.fetch_add(IN_FLIGHT + WITHOUT_HEAD, Ordering::SeqCst);
             return true;
+        }
+        let more = |before: u64| {
+            let may = in_flight(before) < most && adapted.is_none_or(|limit| without_head(before) < limit);
+            may.then(|| before + IN_FLIGHT + WITHOUT_HEAD)
         };
-        let more = |before: u32| (before < limit).then(|| before + 1);
-        self.in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+        self.requests.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
     }
 
-    /// Gives a place back.
-    fn release(&self) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    /// Gives a place back, or the part of it that counts until the response head.
+    fn release(&self, place: u64) {
+        self.requests.fetch_sub(place, Ordering::SeqCst);
         self.hand_out_if_any();
     }
 
@@ -173,12 +201,20 @@ impl BackendState {
             return;
         }
         drop(queue);
-        self.release();
+        self.release(IN_FLIGHT + WITHOUT_HEAD);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn in_flight(requests: u64) -> u32 {
+    u32::try_from(requests >> 32).unwrap_or(u32::MAX)
+}
+
+fn without_head(requests: u64) -> u32 {
+    u32::try_from(requests & (IN_FLIGHT - 1)).unwrap_or(u32::MAX)
 }
 
 /// A request that may go on, now or later.
@@ -192,11 +228,27 @@ pub enum Admission {
 
 /// One request admitted to a backend; it ends when dropped.
 #[derive(Debug)]
-pub struct Permit(Arc<BackendState>);
+pub struct Permit {
+    state: Arc<BackendState>,
+    has_head: Cell<bool>,
+}
+
+impl Permit {
+    fn new(state: Arc<BackendState>) -> Self {
+        Self { state, has_head: Cell::new(false) }
+    }
+
+    /// The request has the response head that is passed on: it counts no more for an adaptive limit.
+    pub fn answered(&self) {
+        if !self.has_head.replace(true) {
+            self.state.release(WITHOUT_HEAD);
+        }
+    }
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.release();
+        self.state.release(if self.has_head.get() { IN_FLIGHT } else { IN_FLIGHT + WITHOUT_HEAD });
     }
 }
 
@@ -214,7 +266,7 @@ impl Future for Pending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
         // The sender lives in the queue of the state, and the state in us: it speaks before it goes.
         let _turn = ready!(Pin::new(&mut self.turn).poll(cx));
-        self.state.take().map_or(Poll::Pending, |state| Poll::Ready(Permit(state)))
+        self.state.take().map_or(Poll::Pending, |state| Poll::Ready(Permit::new(state)))
     }
 }
 
@@ -264,13 +316,13 @@ mod tests {
     #[test]
     fn those_who_wait_are_let_in_in_order_and_not_overtaken() {
         let (state, limits) = (limited(1), limits(3));
-        let first = now(state.admit(&limits));
-        let (mut a, mut b) = (later(state.admit(&limits)), later(state.admit(&limits)));
+        let first = now(state.admit(&limits, 0));
+        let (mut a, mut b) = (later(state.admit(&limits, 0)), later(state.admit(&limits, 0)));
         assert!(turn(&mut a).is_none() && turn(&mut b).is_none());
         assert_eq!((state.in_flight(), state.pending()), (1, 2));
         drop(first);
         assert!(turn(&mut b).is_none());
-        let mut c = later(state.admit(&limits));
+        let mut c = later(state.admit(&limits, 0));
         let of_a = turn(&mut a).expect("the place goes to who came first");
         drop(of_a);
         drop(turn(&mut b).unwrap());
@@ -281,18 +333,18 @@ mod tests {
     #[test]
     fn more_than_may_wait_are_refused() {
         let (state, limits) = (limited(1), limits(1));
-        let _first = now(state.admit(&limits));
-        let waiting = later(state.admit(&limits));
-        assert!(state.admit(&limits).is_none());
+        let _first = now(state.admit(&limits, 0));
+        let waiting = later(state.admit(&limits, 0));
+        assert!(state.admit(&limits, 0).is_none());
         drop(waiting);
-        assert!(state.admit(&limits).is_some(), "who leaves makes room");
+        assert!(state.admit(&limits, 0).is_some(), "who leaves makes room");
     }
 
     #[test]
     fn a_place_given_to_who_left_goes_to_the_next() {
         let (state, limits) = (limited(1), limits(2));
-        let first = now(state.admit(&limits));
-        let (a, mut b) = (later(state.admit(&limits)), later(state.admit(&limits)));
+        let first = now(state.admit(&limits, 0));
+        let (a, mut b) = (later(state.admit(&limits, 0)), later(state.admit(&limits, 0)));
         drop(first); // the place is given to a, which leaves without having looked
         drop(a);
         assert!(turn(&mut b).is_some());
@@ -302,8 +354,8 @@ mod tests {
     #[test]
     fn a_higher_limit_lets_in_those_who_wait() {
         let (state, limits) = (limited(1), limits(2));
-        let _first = now(state.admit(&limits));
-        let (mut a, mut b) = (later(state.admit(&limits)), later(state.admit(&limits)));
+        let _first = now(state.admit(&limits, 0));
+        let (mut a, mut b) = (later(state.admit(&limits, 0)), later(state.admit(&limits, 0)));
         let raised = |limit| Limits { max_concurrent_requests: NonZeroU32::new(limit), ..limits.clone() };
         state.apply(&raised(2), 1);
         let _a = turn(&mut a).expect("one more");
@@ -317,16 +369,40 @@ mod tests {
         let (state, adaptive) = (limited(100), Limits { adaptive: true, ..limits(0) });
         state.apply(&adaptive, 1);
         let started = state.limit().expect("a limit although the policy names none");
-        let _permits: Vec<Permit> = (0..started).map(|_| now(state.admit(&adaptive))).collect();
-        assert!(state.admit(&adaptive).is_none());
+        let _permits: Vec<Permit> = (0..started).map(|_| now(state.admit(&adaptive, 0))).collect();
+        assert!(state.admit(&adaptive, 0).is_none());
         (0..2_000).for_each(|millisecond| state.answered(Duration::from_millis(1), millisecond));
         let grown = state.limit().unwrap();
         assert!(grown > started, "it is reached, and answers come as quickly as before");
-        assert!(matches!(state.admit(&adaptive), Some(Admission::Now(_))));
+        assert!(matches!(state.admit(&adaptive, 0), Some(Admission::Now(_))));
         state.apply(&adaptive, 500);
         assert!(state.limit().unwrap() >= 500, "each endpoint has one");
         state.apply(&limits(0), 1);
         assert_eq!(state.limit(), None);
+    }
+
+    #[test]
+    fn streams_hold_the_limit_of_the_policy_and_not_the_adaptive_one() {
+        let state = Arc::<BackendState>::default();
+        let both = Limits { adaptive: true, max_concurrent_requests: NonZeroU32::new(20), ..limits(1) };
+        state.apply(&both, 1);
+        let adapted = state.limit().unwrap();
+        assert!(adapted < 20);
+        let mut streams: Vec<Permit> = (0..adapted).map(|_| now(state.admit(&both, 0))).collect();
+        let mut waiting = later(state.admit(&both, 0));
+        assert!(turn(&mut waiting).is_none());
+        streams[0].answered();
+        let let_in = turn(&mut waiting).expect("a response head makes room");
+        let_in.answered();
+        streams.push(let_in);
+        while streams.len() < 20 {
+            streams.iter().for_each(Permit::answered);
+            streams.push(now(state.admit(&both, 0)));
+        }
+        streams.iter().for_each(Permit::answered);
+        assert!(matches!(state.admit(&both, 0), Some(Admission::Later(_))), "20 are in flight");
+        drop(streams);
+        assert_eq!(state.requests.load(Ordering::SeqCst), 0);
     }
 
     #[test]
@@ -338,7 +414,7 @@ mod tests {
                 scope.spawn(|| {
                     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                     for _ in 0..2_000 {
-                        let _permit = match state.admit(&limits).unwrap() {
+                        let _permit = match state.admit(&limits, 0).unwrap() {
                             Admission::Now(permit) => permit,
                             Admission::Later(pending) => runtime.block_on(pending),
                         };
