@@ -162,18 +162,19 @@ impl Balancer {
     }
 
     /// The open candidate of highest random weight for a key (rendezvous hashing): when an endpoint goes, only its keys
-    /// move. Weights and load do not count.
+    /// move. Those without weight get none while another has some; else weights do not count, nor does load.
+    ///
+    /// Looks at all endpoints.
     pub fn rendezvous(&self, candidates: &impl Candidates, key: u64) -> Option<usize> {
-        rendezvous::choose(&self.identities, |index| candidates.is_open(index), key)
+        let is_open = |index| candidates.is_open(index);
+        let is_weighty = |index| is_open(index) && self.shares.weights()[index] > 0;
+        rendezvous::choose(&self.identities, is_weighty, key)
+            .or_else(|| rendezvous::choose(&self.identities, is_open, key))
     }
 
     /// The first open one of a walk; where nearly all of it is closed, the open one of highest random weight.
     fn first_open(&self, candidates: &impl Candidates, walk: impl Iterator<Item = usize>, key: u64) -> Option<usize> {
-        let is_weighty = |index| candidates.is_open(index) && self.shares.weights()[index] > 0;
-        self.steps(walk)
-            .find(|&index| candidates.is_open(index))
-            .or_else(|| rendezvous::choose(&self.identities, is_weighty, key))
-            .or_else(|| self.rendezvous(candidates, key))
+        self.steps(walk).find(|&index| candidates.is_open(index)).or_else(|| self.rendezvous(candidates, key))
     }
 
     /// As much of a walk as there are endpoints, eight times: the only open one of many is met with 99.97 %.
@@ -311,6 +312,19 @@ mod tests {
         let free = choices(&balancer, &Fixed::open(3), 50);
         let full = (0..3).fold(Fixed::open(3), |some, index| some.in_flight(index, 9)); // the total is behind
         assert_eq!(choices(&balancer, &full, 50), free);
+    }
+
+    #[test]
+    fn rendezvous_gives_nothing_to_those_without_weight_while_another_has_some() {
+        let balancer = Balancer::build(Strategy::RoundRobin, members(&[0, 1, 0, 5]));
+        let chosen = |closed: &[usize]| {
+            let candidates = Fixed::open(4).closed(closed);
+            tally(4, (0..100).map(|key| balancer.rendezvous(&candidates, key).unwrap()))
+        };
+        let all = chosen(&[]);
+        assert!(all[0] == 0 && all[2] == 0 && all[1] > 0 && all[3] > 0, "{all:?}");
+        let light = chosen(&[1, 3]);
+        assert!(light[0] > 0 && light[2] > 0, "{light:?}");
     }
 
     #[test]
