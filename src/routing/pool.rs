@@ -10,6 +10,7 @@ mod slots;
 
 use std::{
     net::IpAddr,
+    num::NonZeroU32,
     ops::Deref,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::{
     admission::BackendState,
-    availability::{Availability, View},
+    availability::{Availability, Open, View},
 };
 pub use self::{
     admission::{Admission, Pending, Permit},
@@ -35,7 +36,10 @@ use crate::{
 };
 
 /// Live endpoints of one backend.
+///
+/// Aligned, as the other states that all threads read, so that its count of references has a cache line of its own.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Pool {
     /// What is wanted.
     pub backend: Arc<Backend>,
@@ -128,7 +132,14 @@ impl Pool {
             transport_id,
             near: used.iter().map(|endpoint| endpoint.is_near).collect(),
             by_identity: by_identity(&backend, &endpoints),
-            turns: previous.map_or_else(|| turns(site.threads, endpoints.len()), |pool| Arc::clone(&pool.turns)),
+            turns: match previous {
+                Some(pool) if pool.endpoints.len() == endpoints.len() => Arc::clone(&pool.turns),
+                // Who was next is next, and threads are evenly apart again.
+                _ => {
+                    let next = previous.map_or(0, |pool| pool.turns[0].load(Ordering::Relaxed));
+                    turns(site.threads, endpoints.len(), next)
+                }
+            },
             endpoints,
             balancer,
             changes,
@@ -181,14 +192,11 @@ impl Pool {
             return Err(Unpickable::NoEndpoint);
         }
         let open = self.availability.open(self, selection.now);
-        // What is near comes before what is not, and what was not tried before both; who is left, then.
-        let views = [(open, selection.tried), (open.wider(), selection.tried), (open, &[]), (open.wider(), &[])];
-        let choose = |(open, tried)| self.choose(&View { pool: self, open, tried, now: selection.now }, selection);
-        let (index, session) = self
-            .resume(selection)
-            .map(|index| (index, None))
-            .or_else(|| views.into_iter().find_map(choose))
-            .ok_or(Unpickable::NoneFit)?;
+        if open == Open::None {
+            return Err(Unpickable::NoneFit);
+        }
+        let resumed = self.resume(selection, open).map(|index| (index, None));
+        let (index, session) = resumed.or_else(|| self.choose_widening(selection, open)).ok_or(Unpickable::NoneFit)?;
         Ok(Lease::new(Arc::clone(self), index, session, selection.now))
     }
 
@@ -198,12 +206,39 @@ impl Pool {
     }
 
     /// The endpoint that the client's cookie names, while it is fit and was not tried.
-    fn resume(&self, selection: &Selection<'_>) -> Option<usize> {
+    fn resume(&self, selection: &Selection<'_>, open: Open) -> Option<usize> {
         let at = self.by_identity.binary_search_by_key(&selection.session?, |(identity, _)| *identity).ok()?;
         let index = self.by_identity[at].1;
-        let open = self.availability.open(self, selection.now).wider();
-        let view = View { pool: self, open, tried: selection.tried, now: selection.now };
+        let open = open.wider();
+        let view = View { pool: self, open, tried: selection.tried, connections: None, now: selection.now };
         view.is_open(index).then_some(index)
+    }
+
+    /// Chooses an endpoint that was not tried before one that was, one with room for a connection before one without, and
+    /// one that is near before one that is not. Views that are the same as one before are left out.
+    fn choose_widening(&self, selection: &Selection<'_>, open: Open) -> Option<(usize, Option<u64>)> {
+        let (wider, all) = (open.wider(), selection.tried.is_empty());
+        let limit = self.connections_decide();
+        for tried in [Some(selection.tried), (!all).then_some(&[][..])].into_iter().flatten() {
+            for connections in [limit.map(Some), Some(None)].into_iter().flatten() {
+                for open in [Some(open), (wider != open).then_some(wider)].into_iter().flatten() {
+                    let view = View { pool: self, open, tried, connections, now: selection.now };
+                    if let Some(chosen) = self.choose(&view, selection) {
+                        return Some(chosen);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The most connections of an endpoint, where a request goes to another one rather than wait for one.
+    ///
+    /// Streams of HTTP/2 share connections, and who belongs to an endpoint waits for it.
+    fn connections_decide(&self) -> Option<NonZeroU32> {
+        let policy = &self.backend.policy;
+        let belongs = self.backend.client_ip_affinity || policy.cookie_affinity.is_some();
+        policy.connections.max_per_endpoint.filter(|_| !belongs && !self.backend.protocol.is_http2())
     }
 
     /// Chooses an endpoint of the view, with what the client's cookie must say from then on if that is news.
@@ -279,9 +314,10 @@ fn by_identity(backend: &Backend, endpoints: &[Arc<EndpointState>]) -> Vec<(u64,
     by_identity
 }
 
-/// Turns that start evenly apart, so that threads do not all begin with the same endpoint.
-fn turns(threads: usize, endpoints: usize) -> Arc<[Line<AtomicUsize>]> {
-    (0..threads.max(1)).map(|thread| Line(AtomicUsize::new(thread * endpoints / threads.max(1)))).collect()
+/// Turns that start evenly apart from `next` on, so that threads do not all begin with the same endpoint.
+fn turns(threads: usize, endpoints: usize, next: usize) -> Arc<[Line<AtomicUsize>]> {
+    let threads = threads.max(1);
+    (0..threads).map(|thread| Line(AtomicUsize::new(next.wrapping_add(thread * endpoints / threads)))).collect()
 }
 
 /// Whether connections of one are of use to the other.
@@ -291,12 +327,7 @@ fn same_transport(a: &Backend, b: &Backend) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        net::Ipv4Addr,
-        num::{NonZeroU8, NonZeroU32},
-        time::Duration,
-    };
+    use std::{collections::BTreeMap, net::Ipv4Addr, num::NonZeroU8, time::Duration};
 
     use super::*;
     use crate::{
@@ -432,6 +463,33 @@ mod tests {
             let even = BTreeMap::from([(1, 5), (2, 5), (3, 5), (4, 5)]);
             assert_eq!(shares(&pool, &Selection { thread, ..at(0) }, 20), even);
         }
+    }
+
+    #[test]
+    fn threads_stay_apart_when_a_backend_grows_from_nothing() {
+        let mut pool = pool(backend([], Policy::default()));
+        for last in [1, 2, 3, 6] {
+            pool = build_at(0, backend(1..=last, Policy::default()), Some(&pool));
+            let first = |thread| pool.pick(&Selection { thread, ..at(0) }).unwrap().endpoint().id;
+            assert_eq!(first(0) != first(1), last > 1, "with {last}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_room_for_a_connection_is_passed_by_while_another_has_some() {
+        let mut policy = Policy::default();
+        policy.connections.max_per_endpoint = NonZeroU32::new(1);
+        let pool = pool(backend([1, 2], policy));
+        let limit = NonZeroU32::new(1);
+        let slots = |index: usize| &pool.endpoints()[index].slots;
+        let one = slots(0).take(limit);
+        assert_eq!(shares(&pool, &at(0), 10), BTreeMap::from([(2, 10)]));
+        slots(0).rest(1);
+        assert_eq!(shares(&pool, &at(0), 10).len(), 2, "an idle connection is there for it");
+        slots(0).rise();
+        let two = slots(1).take(limit);
+        assert_eq!(shares(&pool, &at(0), 10).len(), 2, "requests wait where all are full");
+        drop((one, two));
     }
 
     #[test]

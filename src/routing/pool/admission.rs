@@ -37,6 +37,7 @@ const WITHOUT_HEAD: u64 = 1;
 
 /// What is known of one port of a Service over all its endpoints, whatever routes ask of it.
 #[derive(Debug)]
+#[repr(align(128))]
 pub(super) struct BackendState {
     /// Requests in flight in the upper half; in the lower those of them without a response head.
     requests: Line<AtomicU64>,
@@ -48,7 +49,7 @@ pub(super) struct BackendState {
     /// Length of the queue.
     waiting: AtomicUsize,
     queue: Mutex<Queue>,
-    pub(super) retries: RetrySpending,
+    pub(super) retries: Line<RetrySpending>,
     /// One thread at a time ejects: another would count the ejected before this one is among them.
     pub(super) ejecting: AtomicBool,
 }
@@ -70,7 +71,7 @@ impl Default for BackendState {
             adaptive: AdaptiveLimit::default(),
             waiting: AtomicUsize::new(0),
             queue: Mutex::default(),
-            retries: RetrySpending::default(),
+            retries: Line::default(),
             ejecting: AtomicBool::new(false),
         }
     }

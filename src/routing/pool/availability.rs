@@ -3,7 +3,10 @@
 //! Fitness is looked up endpoint by endpoint; whether enough of them are fit for it to count is remembered, so that a
 //! request does not pay for the number of endpoints.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::Pool;
 use crate::balance::Candidates;
@@ -103,6 +106,8 @@ pub(super) struct View<'a> {
     pub(super) pool: &'a Pool,
     pub(super) open: Open,
     pub(super) tried: &'a [u64],
+    /// Endpoints with so many connections and none idle are left out; None leaves none out.
+    pub(super) connections: Option<NonZeroU32>,
     pub(super) now: u64,
 }
 
@@ -118,6 +123,7 @@ impl Candidates for View<'_> {
             Open::None => false,
         };
         open && !self.tried.contains(&endpoint.id)
+            && (self.connections.is_none() || endpoint.slots.has_room(self.connections))
     }
 
     fn in_flight(&self, index: usize) -> u32 {

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::{Pool, Slots};
+use super::{Line, Pool, Slots};
 use crate::{
     balance::{self, Outcome, Outcomes, PeakEwma},
     model::{Address, Policy},
@@ -20,6 +20,7 @@ use crate::{
 /// What is known of one endpoint of a backend. All threads share it, and it outlives snapshots for as long as its backend
 /// has the address.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct EndpointState {
     /// Unique in this process: an address that goes and comes back is another endpoint.
     pub id: u64,
@@ -29,12 +30,12 @@ pub struct EndpointState {
     pub identity: u64,
     /// Connections to it.
     pub slots: Arc<Slots>,
-    in_flight: AtomicU32,
+    in_flight: Line<AtomicU32>,
     passes_probes: AtomicBool,
     probe_failure: ArcSwapOption<String>,
     /// When it joined endpoints in use, or last passed its probes again; zero when it was there from the start.
     in_use_since: AtomicU64,
-    latency: PeakEwma,
+    latency: Line<PeakEwma>,
     pub(super) outcomes: Outcomes,
     /// Counts changes of fitness of all endpoints of the backend.
     changes: Arc<AtomicU32>,
@@ -57,11 +58,11 @@ impl EndpointState {
             identity: identity(&address),
             address,
             slots: Arc::default(),
-            in_flight: AtomicU32::new(0),
+            in_flight: Line::default(),
             passes_probes: AtomicBool::new(true),
             probe_failure: ArcSwapOption::empty(),
             in_use_since: AtomicU64::new(in_use_since),
-            latency: PeakEwma::default(),
+            latency: Line::default(),
             outcomes: Outcomes::default(),
             changes,
         }

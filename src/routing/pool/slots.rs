@@ -45,6 +45,11 @@ impl Slots {
         limit.is_some_and(|limit| self.open.load(Ordering::SeqCst) >= limit.get())
     }
 
+    /// Whether a request would find a connection: an idle one, or one that may be opened.
+    pub fn has_room(&self, limit: Option<NonZeroU32>) -> bool {
+        !self.is_full(limit) || self.idle.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether there are more connections than allowed now: the limit was higher before.
     pub fn are_over(&self, limit: Option<NonZeroU32>) -> bool {
         limit.is_some_and(|limit| self.open.load(Ordering::Relaxed) > limit.get())
