@@ -3,6 +3,8 @@
 //! Bodies stream frame by frame, trailers included; a client that does not read is not read for. A response that breaks
 //! off after its head is never given a clean end.
 
+mod watched;
+
 use std::{
     pin::Pin,
     rc::Rc,
@@ -18,6 +20,7 @@ use hyper::{
 };
 use tokio::time::Sleep;
 
+use self::watched::Watched;
 use super::{
     Error,
     body::BoxError,
@@ -55,7 +58,7 @@ pub(super) fn respond(
     head.version = Version::HTTP_11;
     let mut record = record.take().ok_or(Error::ClientGone)?;
     record.status = Some(head.status.as_u16());
-    let body = ResponseBody::relayed(body, checkout, record, &client.worker.clock, idle);
+    let body = ResponseBody::relayed(client, body, checkout, record, idle);
     Ok(Response::from_parts(head, body))
 }
 
@@ -151,6 +154,10 @@ enum Source {
     Own(Bytes),
     /// The endpoint's.
     Relayed(Relayed),
+    /// The endpoint's, for an HTTP/2 client.
+    Watched(Watched),
+    /// What is left of the endpoint's when its time is over.
+    Cut(Error),
 }
 
 #[derive(Debug)]
@@ -181,19 +188,28 @@ impl ResponseBody {
 
     /// The endpoint's body, never silent for longer than `idle`; its connection is given back once all is read.
     pub(super) fn relayed(
+        client: &Client,
         incoming: Incoming,
         checkout: Checkout,
         record: Box<Record>,
-        clock: &Clock,
         idle: Duration,
     ) -> Self {
+        let (clock, left) = (client.worker.clock.clone(), record.time_left());
         let expiry = record.expires.map(|at| Box::pin(tokio::time::sleep_until(at)));
         let relayed = Relayed { incoming, checkout: Some(checkout), clock: clock.clone(), idle, stalled: None, expiry };
         let mut body = Self { source: Source::Relayed(relayed), record: Some(record) };
         if body.is_end_stream() {
             body.finish();
+        } else if client.is_http2() {
+            return Self { source: Source::Watched(Watched::new(body, clock, idle, left)), record: None };
         }
         body
+    }
+
+    /// Lets go of the endpoint and of all that is counted; the client gets no clean end.
+    fn give_up(&mut self, error: Error) {
+        let _cut = self.cut(error);
+        self.source = Source::Cut(error);
     }
 
     /// All was read: the connection may serve another request.
@@ -241,6 +257,8 @@ impl Body for ResponseBody {
             Source::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Source::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Source::Relayed(relayed) => relayed.poll_frame(cx),
+            Source::Watched(watched) => return watched.poll_frame(cx),
+            Source::Cut(error) => Poll::Ready(Some(Err(*error))),
         };
         match std::task::ready!(frame) {
             Some(Ok(frame)) => {
@@ -264,6 +282,8 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(bytes) => bytes.is_empty(),
             Source::Relayed(relayed) => relayed.incoming.is_end_stream(),
+            Source::Watched(watched) => watched.with(Body::is_end_stream),
+            Source::Cut(_) => false,
         }
     }
 
@@ -271,6 +291,8 @@ impl Body for ResponseBody {
         match &self.source {
             Source::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Relayed(relayed) => relayed.incoming.size_hint(),
+            Source::Watched(watched) => watched.with(Body::size_hint),
+            Source::Cut(_) => SizeHint::default(),
         }
     }
 }

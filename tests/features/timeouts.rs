@@ -148,3 +148,27 @@ async fn a_client_that_is_slow_to_send_is_not_held_against_the_endpoint() {
     assert_eq!(status_of(&client.head().await), 504);
     assert_eq!(get(pierhead.http, "a.example", "/next").await.backend(), "one");
 }
+
+/// A policy with one turn at the backend, which comes free although its HTTP/2 client takes nothing of the response.
+async fn frees_the_backend(timeouts: &str, reason: &str) {
+    let one = Backend::start("one").await;
+    let spec = format!("timeouts: {{{timeouts}}}\n  limits: {{maxConcurrentRequests: 1}}");
+    let pierhead = Pierhead::serving(governed(&[one.address], &spec)).await;
+    let stream = TcpStream::connect(pierhead.http).await.unwrap();
+    let mut client = h2::client::Builder::new();
+    let (mut client, connection) = client.initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
+    let _connection = tokio::spawn(connection);
+    let (response, _) =
+        client.send_request(Request::get("http://a.example/stream/1000000").body(()).unwrap(), true).unwrap();
+    let untaken = soon("head", response).await.unwrap();
+    assert_eq!(untaken.status(), 200);
+    assert_eq!(pierhead.logged_path("/stream/1000000").await["reason"], reason);
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 200, "its turn is free");
+    drop(untaken);
+}
+
+#[tokio::test]
+async fn an_http2_client_that_takes_nothing_does_not_hold_the_backend() {
+    frees_the_backend("request: 500ms", "request_timeout").await;
+    frees_the_backend("idle: 200ms", "client_gone").await;
+}
