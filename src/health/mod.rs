@@ -108,7 +108,9 @@ impl<A> Checks<A> {
             ways.insert(way(pool));
             self.probers.entry(way(pool)).or_insert_with(|| prepare(&pool.backend));
             for endpoint in pool.endpoints() {
-                known.insert(endpoint.id);
+                if !known.insert(endpoint.id) {
+                    continue; // another backend of the same Service port probes it
+                }
                 match self.watched.get_mut(&endpoint.id) {
                     Some(watched) if is_same_check(&watched.pool, pool) => watched.pool = Arc::clone(pool),
                     _ => fresh.push((endpoint, pool)),

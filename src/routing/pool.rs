@@ -100,18 +100,20 @@ pub enum Unpickable {
 }
 
 impl Pool {
-    /// A pool for the backend that keeps what `previous` knows of the same addresses, and what `sibling`, a pool of the
-    /// same Service port, knows of the backend.
+    /// A pool for the backend that keeps what `previous` knows, and else what `sibling`, a pool of the same Service port,
+    /// knows: the same address is the same endpoint, whatever is spoken to it.
     pub fn build(backend: Arc<Backend>, previous: Option<&Pool>, sibling: Option<&Pool>, site: &Site<'_>) -> Self {
         static NEXT_TRANSPORT: AtomicU64 = AtomicU64::new(1);
-        let changes = previous.map(|pool| Arc::clone(&pool.changes)).unwrap_or_default();
+        let known = [previous, sibling];
+        let known = || known.into_iter().flatten();
+        let changes = known().next().map(|pool| Arc::clone(&pool.changes)).unwrap_or_default();
         let used = used(&backend, site.replica);
         let joins = previous.is_some_and(|pool| !pool.endpoints.is_empty());
         let in_use_since = if joins { site.now.max(1) } else { 0 };
         let endpoints: Vec<_> = used
             .iter()
             .map(|endpoint| {
-                let known = previous.and_then(|pool| {
+                let known = known().find_map(|pool| {
                     let at = pool.endpoints.binary_search_by(|state| state.address.cmp(&endpoint.address)).ok()?;
                     Some(Arc::clone(&pool.endpoints[at]))
                 });
@@ -126,7 +128,7 @@ impl Pool {
             Some(pool) => pool.transport_id,
             None => NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed),
         };
-        let state = previous.or(sibling).map(|pool| Arc::clone(&pool.state)).unwrap_or_default();
+        let state = known().next().map(|pool| Arc::clone(&pool.state)).unwrap_or_default();
         state.apply(&backend.policy.limits, endpoints.len());
         Self {
             transport_id,
@@ -167,6 +169,11 @@ impl Pool {
     /// How many requests may be in flight to the backend now; None when there is no limit.
     pub fn limit(&self) -> Option<u32> {
         self.state.limit()
+    }
+
+    /// Puts the limits of its policy in force for a Service port whose pools have at most so many endpoints.
+    pub(super) fn apply_limits(&self, endpoints: usize) {
+        self.state.apply(&self.backend.policy.limits, endpoints);
     }
 
     /// Admits one more request, or None when the backend has as many as its policy allows and as many wait as may.
@@ -432,11 +439,31 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_one_service_port_share_its_limit() {
+    fn an_ejection_and_a_latency_outlive_a_change_of_policy_and_endpoints() {
+        let mut policy = ejecting(1, 0);
+        policy.load_balancing.strategy = Strategy::PeakEwma { choices: NonZeroU8::MIN };
+        let old = pool(backend([1, 2], policy.clone()));
+        let lease = old.pick(&selection(CLIENT, &[old.endpoints()[0].id])).unwrap();
+        let pending = old.pick(&selection(CLIENT, &[old.endpoints()[0].id])).unwrap();
+        lease.failed(Duration::from_millis(5), 1_000);
+        policy.limits.adaptive = true;
+        let new = build_at(2_000, backend([1, 2, 3], policy), Some(&old));
+        let endpoint = &new.endpoints()[1];
+        assert_eq!(endpoint.unfit(&new.backend.policy, 2_000), Some(Unfit::Ejected(Duration::from_secs(29))));
+        assert!(endpoint.latency(2_000) >= 10_000.0, "{}", endpoint.latency(2_000));
+        pending.abandoned(Duration::from_secs(20), 2_000);
+        assert!(endpoint.latency(2_000) >= 20_000.0, "who began under the old policy tells the new one");
+    }
+
+    #[test]
+    fn pools_of_one_service_port_share_its_limit_and_endpoints() {
         let one = pool(backend([1], limited(1)));
         let metrics = Metrics::new(1);
         let site = Site { metrics: &metrics, threads: 1, replica: 7, now: 0 };
-        let two = Pool::build(Arc::new(backend([1], limited(1))), None, Some(&one), &site);
+        let other = Backend { protocol: Protocol::H2c, ..backend([1, 2], limited(1)) };
+        let two = Pool::build(Arc::new(other), None, Some(&one), &site);
+        assert_ne!(two.transport_id, one.transport_id, "connections are not shared");
+        assert_eq!(two.endpoints()[0].id, one.endpoints()[0].id);
         let permit = one.admit(0);
         assert!(permit.is_some() && two.admit(0).is_none());
     }

@@ -69,6 +69,7 @@ impl Snapshot {
             };
             pools.insert(id.clone(), pool);
         }
+        apply_limits(&pools);
         let entry = |route: &Arc<Route>| {
             let target = match &route.action {
                 Action::Forward(id) => match pools.get(id) {
@@ -101,8 +102,21 @@ impl Snapshot {
 fn sibling<'a>(id: &BackendId, pools: &'a BTreeMap<BackendId, Arc<Pool>>) -> Option<&'a Pool> {
     let plain = BackendId { variant: Variant::default(), ..id.clone() }; // the first of its port
     let (first, pool) = pools.range(plain..).next()?;
-    let same = (&first.namespace, &first.service, first.port) == (&id.namespace, &id.service, id.port);
-    same.then_some(&**pool)
+    same_port(first, id).then_some(&**pool)
+}
+
+/// Puts the limits of each Service port in force by the most endpoints that one of its pools has, whatever was built last.
+fn apply_limits(pools: &BTreeMap<BackendId, Arc<Pool>>) {
+    let pools: Vec<&Arc<Pool>> = pools.values().collect();
+    for of_port in pools.chunk_by(|a, b| same_port(&a.backend.id, &b.backend.id)) {
+        if let Some(largest) = of_port.iter().max_by_key(|pool| pool.endpoints().len()) {
+            largest.apply_limits(largest.endpoints().len());
+        }
+    }
+}
+
+fn same_port(a: &BackendId, b: &BackendId) -> bool {
+    (&a.namespace, &a.service, a.port) == (&b.namespace, &b.service, b.port)
 }
 
 fn labels(route: &Route) -> RouteLabels {
