@@ -10,7 +10,7 @@ use tokio_tungstenite::{
 use crate::support::{
     backend::Backend,
     client::{Raw, raw, status_of},
-    manifests::{ingress, service},
+    manifests::{governed, ingress, service},
     pierhead::Pierhead,
     soon,
     tls::connect,
@@ -115,4 +115,22 @@ async fn a_tunnel_ends_when_the_client_leaves() {
     assert_eq!(status_of(&client.head().await), 101);
     drop(client);
     assert_eq!(pierhead.logged_path("/gone").await["status"], 101);
+}
+
+#[tokio::test]
+async fn tunnels_do_not_hold_an_adaptive_limit() {
+    let one = Backend::start("one").await;
+    let pierhead = Pierhead::serving(governed(&[one.address], "limits: {adaptive: true}")).await;
+    let upgrade = "GET /tunnel HTTP/1.1\r\nhost: a.example\r\nconnection: upgrade\r\nupgrade: \
+                   websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
+    let mut tunnels = Vec::new();
+    for number in 0..20 {
+        let mut client = Raw::connect(pierhead.http).await;
+        client.write(upgrade).await;
+        assert_eq!(status_of(&client.head().await), 101, "tunnel {number}: the limit starts at 8");
+        tunnels.push(client);
+    }
+    let mut client = Raw::connect(pierhead.http).await;
+    client.write("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await;
+    assert_eq!(status_of(&client.head().await), 200);
 }
