@@ -9,6 +9,7 @@ use http_body_util::Full;
 use crate::support::{
     backend::{Backend, scripted},
     client::{self, Answer, get, read_head, send},
+    eventually,
     manifests::governed,
     pierhead::Pierhead,
 };
@@ -122,6 +123,28 @@ async fn a_response_that_would_be_retried_does_not_win() {
     for _ in 0..4 {
         assert_eq!(get(pierhead.http, "a.example", "/x").await.backend(), "one");
     }
+}
+
+/// What is known of the latency of an endpoint, in milliseconds.
+async fn latency(pierhead: &Pierhead, of: &Backend) -> f64 {
+    let backends = get(pierhead.admin, "admin", "/debug/backends").await.json();
+    let endpoints = backends[0]["endpoints"].as_array().unwrap().clone();
+    let endpoint = endpoints.iter().find(|endpoint| endpoint["address"] == of.address.to_string());
+    endpoint.unwrap()["latencyMilliseconds"].as_f64().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_try_that_was_given_up_tells_of_its_endpoint() {
+    let (one, silent) = (Backend::start("one").await, Backend::start("silent").await);
+    silent.set_delay(LONG);
+    let spec = format!("{HEDGE}\n  loadBalancing: {{strategy: PeakEwma}}");
+    let pierhead = Pierhead::serving(governed(&[one.address, silent.address], &spec)).await;
+    eventually("a hedged request", async || {
+        get(pierhead.http, "a.example", "/x").await;
+        (!silent.seen().is_empty()).then_some(())
+    })
+    .await;
+    assert!(latency(&pierhead, &silent).await > latency(&pierhead, &one).await, "it never answered");
 }
 
 #[tokio::test]

@@ -55,12 +55,12 @@ impl Attempts<'_> {
         };
         if outcome.is_err() || plan.would_repeat(ending(&outcome)) {
             // It has lost: the other may still do better.
-            let (lost, begun) = match which {
-                Which::First => (record.lease.replace(lease), first_begun),
-                Which::Second => (Some(lease), second_begun),
+            let lost = match which {
+                Which::First => record.lease.replace(lease),
+                Which::Second => Some(lease),
             };
             if let Some(lost) = lost {
-                self.tell(&lost, &outcome, begun);
+                self.tell(&lost, &outcome);
             }
             if let Ok(Answer { response, checkout, .. }) = outcome {
                 discard(response, checkout);
@@ -80,7 +80,7 @@ impl Attempts<'_> {
             }
         };
         if let Some(slower) = slower {
-            slower.abandoned(begun.elapsed(), self.client.worker.clock.now());
+            slower.abandoned(self.waited(begun), self.client.worker.clock.now());
         }
         outcome
     }

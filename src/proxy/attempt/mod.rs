@@ -135,7 +135,6 @@ impl Attempts<'_> {
             let endpoint = Arc::clone(lease.endpoint());
             let spare = plan.repeats().then(|| Spare::of(&request));
             let one = Try { endpoint: &endpoint, request, reuse, until: self.until(record.expires) };
-            let begun = Instant::now();
             let outcome = match (retries.hedge_after, &spare) {
                 // Boxed, for it is rare: the state of two tries would be copied around with every request.
                 (Some(after), Some(spare)) if plan.hedges() && spare.is_idempotent() => {
@@ -144,7 +143,7 @@ impl Attempts<'_> {
                 _ => self.attempt(one).await,
             };
             if let Some(lease) = &record.lease {
-                self.tell(lease, &outcome, begun);
+                self.tell(lease, &outcome);
             }
             let Some(pause) = self.another(&mut plan, &endpoint, &outcome, spare.as_ref(), record.time_left()) else {
                 return outcome;
@@ -218,12 +217,13 @@ impl Attempts<'_> {
         try_ends.into_iter().chain(request_ends).min_by_key(|until| until.at)
     }
 
-    /// Tells the pool how a try ended that began then, unless it ended by no fault of the endpoint.
-    fn tell(&self, lease: &Lease, outcome: &Outcome, begun: Instant) {
+    /// Tells the pool how a try ended: whether the endpoint is to blame, and how long it took at least.
+    fn tell(&self, lease: &Lease, outcome: &Outcome) {
         let now = self.client.worker.clock.now();
         match outcome {
             Ok(answer) => lease.answered(answer.status, answer.latency, now),
-            Err(failed) if self.is_of_endpoint(failed) => lease.failed(begun.elapsed(), now),
+            Err(failed) if self.is_of_endpoint(failed) => lease.failed(failed.latency, now),
+            Err(failed) if failed.unsent.is_none() && !self.awaits_client() => lease.abandoned(failed.latency, now),
             Err(_) => {}
         }
     }
