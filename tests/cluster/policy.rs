@@ -54,6 +54,8 @@ const NONSENSE: &[(&str, &str)] = &[
         "sessionAffinity has no place beside the strategies ConsistentHash and Maglev",
     ),
     ("protocol: HTTP3", "spec.protocol: Unsupported value"),
+    ("tls: {hostname: 10.0.0.1}", "must be a DNS name, not an IP address"),
+    ("tls: {hostname: a.example, subjectAltNames: [a.example, 10.0.0.1]}", "must be a DNS name, not an IP address"),
     ("{protocol: H2C, tls: {hostname: a.example}}", "protocol H2C is clear text"),
     ("connections: {maxPerEndpoint: 0}", "spec.connections.maxPerEndpoint"),
     ("connections: {maxPerEndpoint: 5, maxIdlePerEndpoint: 6}", "maxIdlePerEndpoint must not be above maxPerEndpoint"),

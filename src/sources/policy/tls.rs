@@ -14,15 +14,21 @@ use crate::model::{Certificate, EndpointTls, ProblemKind, Verification};
 const MAX: usize = 8;
 /// A DNS name without a wildcard.
 const DNS_NAME: &str = r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$";
+/// What the pattern of a DNS name takes and certificates do not: a last label of digits, as IP addresses have.
+const NUMBER_LAST: &str = "(^|[.])[0-9]+$";
+const NO_ADDRESS: &str = "must be a DNS name, not an IP address";
 
 /// Speaks to endpoints over TLS and verifies them. While that cannot be done as written, such as when an authority is
 /// missing, requests are answered 503: nothing is sent unprotected.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// Name that is sent to endpoints (SNI), and that their certificate must have unless `subjectAltNames` says
-    /// otherwise.
-    #[schemars(length(min = 1, max = 253), extend("pattern" = DNS_NAME))]
+    /// DNS name that is sent to endpoints (SNI), and that their certificate must have unless `subjectAltNames` says
+    /// otherwise. Not an IP address.
+    #[schemars(length(min = 1, max = 253), extend("pattern" = DNS_NAME, "x-kubernetes-validations" = [{
+        "rule": format!("!self.matches('{NUMBER_LAST}')"),
+        "message": NO_ADDRESS,
+    }]))]
     pub hostname: String,
     /// Certification authorities, of which one must have signed the certificate: a `ConfigMap` or a Secret of type
     /// kubernetes.io/tls in the namespace of the policy, by its key `ca.crt`. Default: the authorities of the system.
@@ -36,7 +42,14 @@ pub struct Tls {
     pub client_certificate_ref: Option<Reference>,
     /// DNS names of which the certificate must have one, in place of `hostname`. Default: `hostname`.
     #[serde(default)]
-    #[schemars(length(max = MAX), inner(length(min = 1, max = 253), regex(pattern = DNS_NAME)))]
+    #[schemars(
+        length(max = MAX),
+        inner(length(min = 1, max = 253), regex(pattern = DNS_NAME)),
+        extend("x-kubernetes-validations" = [{
+            "rule": format!("!self.exists(name, name.matches('{NUMBER_LAST}'))"),
+            "message": NO_ADDRESS,
+        }])
+    )]
     pub subject_alt_names: Vec<String>,
 }
 
