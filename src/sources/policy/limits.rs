@@ -30,7 +30,8 @@ pub struct Limits {
     #[schemars(with = "PositiveTime")]
     pub pending_timeout: Option<PositiveTime>,
     /// Finds the limit by itself: it follows the latency of the backend, and falls when requests begin to queue there.
-    /// `maxConcurrentRequests` then is the upper bound. For backends whose capacity is not known or changes.
+    /// `maxConcurrentRequests` then is the upper bound. For backends whose capacity is not known or changes. Only answers
+    /// below 500 are heard: a server error, or a request that ends without an answer, does not move the limit.
     pub adaptive: bool,
 }
 

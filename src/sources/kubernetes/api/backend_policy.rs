@@ -71,7 +71,8 @@ pub struct BackendPolicySpec {
     #[schemars(with = "Retries")]
     pub retries: Option<Retries>,
     /// What becomes of a response with a server error once retries are spent: `Relay` passes it on unchanged;
-    /// `BadGateway` makes it a 502 of our own, so that nothing of it reaches the client.
+    /// `BadGateway` makes it a 502 of our own, so that nothing of it reaches the client. It looks at the status of HTTP
+    /// alone: gRPC calls that fail are passed on.
     #[serde(default)]
     pub server_errors: ServerErrorsName,
     /// How endpoints are found to be unfit.
