@@ -35,7 +35,7 @@ pub struct Connections {
     #[schemars(range(min = 0))]
     pub max_requests: i32,
     /// Age from which a connection serves no new request; 0s for no limit. So that long-lived HTTP/2 connections spread
-    /// anew. Connections to a name (ExternalName) follow its addresses: they serve none from an age of 5m in any case.
+    /// anew. Connections to a name (`ExternalName`) follow its addresses: they serve none from an age of 5m in any case.
     pub max_age: Time,
     /// Silence after which the kernel asks whether the endpoint is still there (TCP keepalive); 0s never asks.
     pub tcp_keepalive: Time,

@@ -117,9 +117,10 @@ pub struct GrpcProbe {
     .message("baseEjection must not be above maxEjection").field_path(".baseEjection"))]
 pub struct Outlier {
     /// Failures in a row that eject an endpoint; 0 for never. A failure is a 5xx, a connection that cannot be opened or
-    /// breaks, or a time limit that passes, but `timeouts.request` only where the try had half of it; and a gRPC call that
-    /// fails at once, without a message, by a fault of the server (UNAVAILABLE, INTERNAL, UNKNOWN, DEADLINE_EXCEEDED,
-    /// UNIMPLEMENTED, DATA_LOSS). One that fails after messages is none: its status is not looked at.
+    /// breaks, or a time limit that passes, but `timeouts.request` only where the try had half of it; and a gRPC call
+    /// that fails at once, without a message, by a fault of the server (UNAVAILABLE, INTERNAL, UNKNOWN,
+    /// `DEADLINE_EXCEEDED`, UNIMPLEMENTED, `DATA_LOSS`). One that fails after messages is none: its status is not
+    /// looked at.
     #[schemars(range(min = 0, max = 10_000))]
     pub consecutive_errors: i32,
     /// Percentage of failures among the requests of an interval that ejects an endpoint; 0 for never. 50 is a good

@@ -51,9 +51,10 @@ impl Converted {
     /// The policy of a backend.
     pub(super) fn policy(&self, backend: &BackendId) -> Arc<model::Policy> {
         let mut policy = Arc::clone(&self.policy);
-        if policy.cookie_affinity.as_ref().is_some_and(|cookie| cookie.name.is_empty()) {
-            let cookie = Arc::make_mut(&mut policy).cookie_affinity.as_mut();
-            cookie.into_iter().for_each(|cookie| cookie.name = affinity::name_for(backend));
+        let nameless = policy.cookie_affinity.clone().filter(|cookie| cookie.name.is_empty());
+        if let Some(cookie) = nameless {
+            let named = model::CookieAffinity { name: affinity::name_for(backend), ..cookie };
+            Arc::make_mut(&mut policy).cookie_affinity = Some(named);
         }
         policy
     }

@@ -28,12 +28,12 @@ pub struct Retries {
     #[schemars(range(min = 0, max = 10))]
     pub attempts: i32,
     /// What is tried again: `ConnectFailure` when no connection or TLS session could be opened; `Reset` when the
-    /// connection broke before the head of the response, or that took longer than `timeouts.responseHead` or the try longer
-    /// than `timeouts.perTry`; `RefusedStream` when an HTTP/2 endpoint says that it did not look at the request;
-    /// `GatewayError` on 502, 503 and 504; `ServerError` on any 5xx; `StatusCodes` on those listed. A gRPC call that fails
-    /// at once, without a message, has the status of HTTP that stands for its own: UNAVAILABLE is 503, DEADLINE_EXCEEDED
-    /// 504; one that fails after messages is not tried again. Except for
-    /// `ConnectFailure` and `RefusedStream`, which no endpoint has acted on, it is tried again for `methods` only.
+    /// connection broke before the head of the response, or that took longer than `timeouts.responseHead` or the try
+    /// longer than `timeouts.perTry`; `RefusedStream` when an HTTP/2 endpoint says that it did not look at the request;
+    /// `GatewayError` on 502, 503 and 504; `ServerError` on any 5xx; `StatusCodes` on those listed. A gRPC call that
+    /// fails at once, without a message, has the status of HTTP that stands for its own: UNAVAILABLE is 503,
+    /// `DEADLINE_EXCEEDED` 504; one that fails after messages is not tried again. Except for `ConnectFailure` and
+    /// `RefusedStream`, which no endpoint has acted on, it is tried again for `methods` only.
     #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
     pub retry_on: Vec<RetryOnName>,
     /// Statuses from 400 to 599 that `StatusCodes` in `retryOn` means.

@@ -100,16 +100,15 @@ pub(in crate::sources) fn lenient(mut value: Value) -> Read<BackendPolicy> {
                 return Ok((object, told));
             }
             Err((field, why)) => {
-                let (field, found) = match take_target(&mut value, &field) {
+                let (field, found) = if let Some(target) = take_target(&mut value, &field) {
                     // Told of the list: without the entry the others get other numbers.
-                    Some(target) => ("spec.targetRefs".to_owned(), target.to_string()),
-                    None => {
-                        let found = found(&value, &field);
-                        if !forget(&mut value, &field) {
-                            return Err((field, why));
-                        }
-                        (field, found)
+                    ("spec.targetRefs".to_owned(), target.to_string())
+                } else {
+                    let found = found(&value, &field);
+                    if !forget(&mut value, &field) {
+                        return Err((field, why));
                     }
+                    (field, found)
                 };
                 told.push((field, ProblemKind::InvalidValue { found, expected: expected(&why) }));
             }
