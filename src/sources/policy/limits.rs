@@ -30,8 +30,9 @@ pub struct Limits {
     #[schemars(with = "PositiveTime")]
     pub pending_timeout: Option<PositiveTime>,
     /// Finds the limit by itself: it follows the latency of the backend, and falls when requests begin to queue there.
-    /// `maxConcurrentRequests` then is the upper bound. For backends whose capacity is not known or changes. Only answers
-    /// below 500 are heard: a server error, or a request that ends without an answer, does not move the limit.
+    /// For backends whose capacity is not known or changes. It counts requests until their response head and hears only
+    /// answers below 500: server errors and requests without an answer say nothing to it. `maxConcurrentRequests` bounds
+    /// it from above, and counts requests until the end of their response.
     pub adaptive: bool,
 }
 
