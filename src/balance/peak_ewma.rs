@@ -197,7 +197,7 @@ mod tests {
         refusing.failed(Duration::from_micros(80), 1001);
         close(refusing.latency(1001), 10_000.0);
         refusing.asked(1001);
-        refusing.failed(Duration::from_secs(60), 1001);
+        refusing.failed(Duration::from_mins(1), 1001);
         close(refusing.latency(1001), 60_000.0);
     }
 
