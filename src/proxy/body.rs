@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
@@ -55,6 +55,8 @@ pub(super) struct Upload {
     /// Number of the latest reader: earlier ones take nothing more from the client.
     latest: Cell<u32>,
     source: RefCell<Source>,
+    /// What the client speaks.
+    version: Version,
     clock: Clock,
     limits: BodyLimits,
 }
@@ -77,7 +79,7 @@ struct Kept {
 }
 
 impl Upload {
-    fn new(incoming: Incoming, clock: &Clock, limits: BodyLimits) -> Self {
+    fn new(incoming: Incoming, version: Version, clock: &Clock, limits: BodyLimits) -> Self {
         // Of what is known to be too large nothing is kept.
         let room = if incoming.size_hint().lower() > limits.kept { 0 } else { limits.kept };
         Self {
@@ -94,6 +96,7 @@ impl Upload {
                 kept: Some(Kept { room, ..Kept::default() }),
                 is_read: false,
             }),
+            version,
             clock: clock.clone(),
             limits,
         }
@@ -188,6 +191,12 @@ impl Source {
     }
 }
 
+/// Whether a body that gives nothing more was cut: hyper takes a stream or connection of HTTP/2 that ends with `NO_ERROR`
+/// for the end of the body, but only `END_STREAM` is (RFC 9113 §8.1). Of HTTP/1.1 it tells itself.
+pub(super) fn is_cut(incoming: &Incoming, version: Version) -> bool {
+    version == Version::HTTP_2 && !incoming.is_end_stream()
+}
+
 /// Why the client's body broke off: it left, or its framing cannot be read.
 fn failure(error: &hyper::Error) -> Error {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
@@ -238,8 +247,13 @@ impl RequestBody {
     }
 
     /// The client's body.
-    pub(super) fn streamed(incoming: Incoming, clock: &Clock, limits: BodyLimits) -> (Self, Rc<Upload>) {
-        let upload = Rc::new(Upload::new(incoming, clock, limits));
+    pub(super) fn streamed(
+        incoming: Incoming,
+        version: Version,
+        clock: &Clock,
+        limits: BodyLimits,
+    ) -> (Self, Rc<Upload>) {
+        let upload = Rc::new(Upload::new(incoming, version, clock, limits));
         (upload.again(), upload)
     }
 }
@@ -261,7 +275,7 @@ impl Reader {
         let mut source = upload.source.borrow_mut();
         let incoming = source.incoming.as_mut().filter(|_| upload.latest.get() == self.number);
         let Some(incoming) = incoming else { return Poll::Ready(Some(Err(Error::ClientGone.into()))) };
-        let Poll::Ready(frame) = Pin::new(incoming).poll_frame(cx) else {
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
             upload.awaits_client.set(true);
             let stalled = self.stalled.get_or_insert_with(|| upload.clock.deadline(upload.limits.idle));
             return stalled.poll_expired(cx).map(|()| Some(upload.fail(Error::BodyTimeout)));
@@ -271,6 +285,9 @@ impl Reader {
         upload.progress.set(upload.clock.now());
         upload.taken.set(Instant::now());
         if frame.is_none() {
+            if is_cut(incoming, upload.version) {
+                return Poll::Ready(Some(upload.fail(Error::ClientGone)));
+            }
             upload.ended.set(true);
         }
         Poll::Ready(frame.map(|frame| upload.took(&mut source, frame)))

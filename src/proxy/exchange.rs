@@ -197,7 +197,7 @@ impl Exchange<'_> {
             (RequestBody::empty(), None)
         } else {
             let limits = BodyLimits { bytes: limit, kept: attempt::replayed(&pool, &head.method), idle };
-            let (body, upload) = RequestBody::streamed(body, &worker.clock, limits);
+            let (body, upload) = RequestBody::streamed(body, head.version, &worker.clock, limits);
             (body, Some(upload))
         };
         record.upload.clone_from(&upload);

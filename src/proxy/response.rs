@@ -23,7 +23,7 @@ use tokio::time::Sleep;
 use self::watched::Watched;
 use super::{
     Error,
-    body::BoxError,
+    body::{BoxError, is_cut},
     clock::{Clock, Deadline},
     connection::{Client, Security},
     headers,
@@ -50,6 +50,7 @@ pub(super) fn respond(
         return upgrade::open(client, response, checkout, record, upgrade);
     }
     let (mut head, body) = response.into_parts();
+    let version = head.version;
     if headers::is_doubtful(&head.headers) {
         checkout.retire();
     }
@@ -58,7 +59,7 @@ pub(super) fn respond(
     head.version = Version::HTTP_11;
     let mut record = record.take().ok_or(Error::ClientGone)?;
     record.status = Some(head.status.as_u16());
-    let body = ResponseBody::relayed(client, body, checkout, record, idle);
+    let body = ResponseBody::relayed(client, (body, version), checkout, record, idle);
     Ok(Response::from_parts(head, body))
 }
 
@@ -163,6 +164,8 @@ enum Source {
 #[derive(Debug)]
 struct Relayed {
     incoming: Incoming,
+    /// What the endpoint speaks.
+    version: Version,
     checkout: Option<Checkout>,
     clock: Clock,
     idle: Duration,
@@ -189,14 +192,15 @@ impl ResponseBody {
     /// The endpoint's body, never silent for longer than `idle`; its connection is given back once all is read.
     pub(super) fn relayed(
         client: &Client,
-        incoming: Incoming,
+        (incoming, version): (Incoming, Version),
         checkout: Checkout,
         record: Box<Record>,
         idle: Duration,
     ) -> Self {
         let (clock, left) = (client.worker.clock.clone(), record.time_left());
         let expiry = record.expires.map(|at| Box::pin(tokio::time::sleep_until(at)));
-        let relayed = Relayed { incoming, checkout: Some(checkout), clock: clock.clone(), idle, stalled: None, expiry };
+        let (checkout, stalled) = (Some(checkout), None);
+        let relayed = Relayed { incoming, version, checkout, clock: clock.clone(), idle, stalled, expiry };
         let mut body = Self { source: Source::Relayed(relayed), record: Some(record) };
         if body.is_end_stream() {
             body.finish();
@@ -243,6 +247,9 @@ impl Relayed {
         };
         if let Some(stalled) = &self.stalled {
             stalled.reset(self.idle);
+        }
+        if frame.is_none() && is_cut(&self.incoming, self.version) {
+            return Poll::Ready(Some(Err(Error::ResponseCut)));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Error::ResponseCut)))
     }

@@ -9,10 +9,10 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 
 use crate::support::{
-    backend::{Backend, scripted},
+    backend::{Backend, answer_in_frames, scripted},
     client::{Answer, Raw, get, status_of},
     eventually,
     manifests::{backend_policy, ingress, service},
@@ -250,7 +250,8 @@ async fn a_refused_stream_is_told_as_such() {
 async fn a_stream_above_the_last_of_a_goaway_was_refused_and_the_connection_serves_no_other() {
     let address = scripted(|mut stream, count| async move {
         if count == 0 {
-            goes_away(&mut stream).await;
+            answer_in_frames(&mut stream, &[GOAWAY]).await;
+            let _closed = stream.read_to_end(&mut Vec::new()).await;
             return;
         }
         let Ok(mut connection) = h2::server::handshake(stream).await else { return };
@@ -270,23 +271,8 @@ fn h2c_without_retries(address: std::net::SocketAddr) -> String {
     ingress + &service("one", &[address]) + &backend_policy("one", "protocol: H2C\n  retries: {attempts: 0}")
 }
 
-/// Answers the first request with a GOAWAY whose last stream comes before it (RFC 9113 §6.8), and leaves the rest open
-/// until the other side closes.
-async fn goes_away(stream: &mut tokio::net::TcpStream) {
-    const HEADERS: u8 = 1;
-    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    stream.read_exact(&mut [0; 24]).await.unwrap();
-    stream.write_all(SETTINGS).await.unwrap();
-    let mut head = [0; 9];
-    while head[3] != HEADERS {
-        stream.read_exact(&mut head).await.unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
-    }
-    stream.write_all(GOAWAY).await.unwrap();
-    let _closed = stream.read_to_end(&mut Vec::new()).await;
-}
+/// A GOAWAY whose last stream comes before the first (RFC 9113 §6.8).
+const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Whether the kernel runs a keepalive timer on a connection to the port, and in how many ticks of a hundredth second it
 /// fires (proc(5): timer 2 of `/proc/net/tcp`).

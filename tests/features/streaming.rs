@@ -1,17 +1,21 @@
 //! Bodies: large, chunked, with trailers, and with a reader that is slow.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Notify,
+};
 
 use crate::support::{
-    backend::Backend,
+    backend::{Backend, answer_in_frames, scripted},
     client::{self, Answer, Raw, get, request, status_of},
     eventually,
-    manifests::{ingress, service},
+    manifests::{governed, ingress, service},
     pierhead::Pierhead,
     soon,
 };
@@ -135,4 +139,69 @@ async fn a_body_that_waits_for_100_continue_is_asked_for() {
     client.write("hello").await;
     assert_eq!(status_of(&client.head().await), 200);
     eventually("the body", async || (one.seen().first()?["body"] == 5).then_some(())).await;
+}
+
+/// Of stream 1: a head with status 200, the same with a length of 10, and four bytes of content.
+const HEAD: &[u8] = &[0, 0, 1, 1, 4, 0, 0, 0, 1, 0x88];
+const HEAD_OF_TEN: &[u8] = &[0, 0, 6, 1, 4, 0, 0, 0, 1, 0x88, 0x0f, 0x0d, 2, b'1', b'0'];
+const PART: &[u8] = &[0, 0, 4, 0, 0, 0, 0, 0, 1, b'p', b'a', b'r', b't'];
+/// Ends of a stream and of a connection that call themselves orderly (`NO_ERROR`), and one that does not (`CANCEL`).
+const RESET: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+const CANCEL: &[u8] = &[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[tokio::test]
+async fn a_response_that_an_http2_endpoint_cuts_is_never_given_a_clean_end() {
+    for (head, end) in [(HEAD, RESET), (HEAD, CANCEL), (HEAD, GOAWAY), (HEAD_OF_TEN, RESET)] {
+        let taken = Arc::new(Notify::new());
+        let is_taken = Arc::clone(&taken);
+        let cuts = scripted(move |mut stream, _| {
+            let is_taken = Arc::clone(&is_taken);
+            async move {
+                answer_in_frames(&mut stream, &[head, PART]).await;
+                is_taken.notified().await;
+                stream.write_all(end).await.unwrap();
+            }
+        })
+        .await;
+        let pierhead = Pierhead::serving(governed(&[cuts], "protocol: H2C\n  retries: {attempts: 0}")).await;
+        let mut client = Raw::connect(pierhead.http).await;
+        client.write("GET /x HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").await;
+        assert_eq!(status_of(&client.head().await), 200);
+        let part = if head == HEAD { "4\r\npart\r\n" } else { "part" };
+        assert_eq!(client.exactly(part.len()).await, part.as_bytes());
+        taken.notify_one();
+        assert_eq!(client.rest().await, "", "{end:?}: no last chunk");
+        assert_eq!(pierhead.logged_path("/x").await["reason"], "response_cut", "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_an_http2_client_cuts_never_looks_complete() {
+    let (sender, mut uploads) = tokio::sync::mpsc::unbounded_channel();
+    let endpoint = scripted(move |mut stream, _| {
+        let sender = sender.clone();
+        async move {
+            let _head = client::read_head(&mut stream).await;
+            let mut chunk = [0; b"4\r\npart\r\n".len()];
+            stream.read_exact(&mut chunk).await.unwrap();
+            sender.send(None).unwrap();
+            let mut rest = Vec::new();
+            let _reset = stream.read_to_end(&mut rest).await;
+            sender.send(Some(rest)).unwrap();
+        }
+    })
+    .await;
+    let pierhead = Pierhead::serving(governed(&[endpoint], "retries: {attempts: 0}")).await;
+    for reason in [h2::Reason::NO_ERROR, h2::Reason::CANCEL].repeat(10) {
+        let stream = TcpStream::connect(pierhead.http).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        let _connection = tokio::spawn(connection);
+        let request = http::Request::post("http://a.example/x").body(()).unwrap();
+        let (_response, mut body) = client.send_request(request, false).unwrap();
+        body.send_data(Bytes::from_static(b"part"), false).unwrap();
+        assert_eq!(soon("the part", uploads.recv()).await, Some(None));
+        body.send_reset(reason);
+        assert_eq!(soon("the end", uploads.recv()).await, Some(Some(Vec::new())), "{reason:?}: no last chunk");
+    }
 }

@@ -469,6 +469,22 @@ where
     address
 }
 
+/// Answers the first request of an HTTP/2 connection with these frames, as they are.
+pub async fn answer_in_frames(stream: &mut TcpStream, frames: &[&[u8]]) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    const HEADERS: u8 = 1;
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream.read_exact(&mut [0; 24]).await.unwrap();
+    stream.write_all(SETTINGS).await.unwrap();
+    let mut head = [0; 9];
+    while head[3] != HEADERS {
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
+    }
+    stream.write_all(&frames.concat()).await.unwrap();
+}
+
 /// A server that reads a request head, writes `reply` and closes; with `reset`, by RST.
 pub async fn replies(reply: &'static [u8], reset: bool) -> SocketAddr {
     scripted(move |mut stream, _| async move {
