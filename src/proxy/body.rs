@@ -107,6 +107,7 @@ impl Upload {
         let number = self.latest.get() + 1;
         self.latest.set(number);
         self.delivered.set(false);
+        self.awaits_client.set(false);
         let mut source = self.source.borrow_mut();
         source.is_read = true;
         let Kept { data, trailers, .. } = source.kept.clone().unwrap_or_default();
@@ -301,7 +302,10 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(reader) = &mut self.0 else { return Poll::Ready(None) };
         let frame = match reader.replay.next() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some(frame) => {
+                reader.upload.progress.set(reader.upload.clock.now());
+                Poll::Ready(Some(Ok(frame)))
+            }
             None => reader.poll_client(cx),
         };
         if frame.is_ready() && reader.is_over() && reader.is_latest() {

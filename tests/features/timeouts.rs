@@ -172,3 +172,17 @@ async fn an_http2_client_that_takes_nothing_does_not_hold_the_backend() {
     frees_the_backend("request: 500ms", "request_timeout").await;
     frees_the_backend("idle: 200ms", "client_gone").await;
 }
+
+#[tokio::test]
+async fn response_head_counts_from_the_end_of_the_request() {
+    let one = Backend::start("one").await;
+    let spec = "timeouts: {responseHead: 200ms, idle: 2s}\n  health: {outlier: {consecutiveErrors: 1, \
+                maxEjectedPercent: 100}, panicThreshold: 0}";
+    let pierhead = Pierhead::serving(governed(&[one.address], spec)).await;
+    let mut client = Raw::connect(pierhead.http).await;
+    client.write("POST /x HTTP/1.1\r\nhost: a.example\r\ncontent-length: 10\r\n\r\npart").await;
+    let head = client.head().await;
+    assert_eq!(status_of(&head), 408, "it is the client that was waited for: {head}");
+    assert_eq!(pierhead.logged_path("/x").await["attempts"], 1);
+    assert_eq!(get(pierhead.http, "a.example", "/next").await.backend(), "one", "the endpoint is not to blame");
+}
