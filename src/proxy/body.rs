@@ -130,6 +130,12 @@ impl Upload {
         self.awaits_client.get()
     }
 
+    /// How long its endpoint may be silent when it has so long for the response head: what there is of the body it has to
+    /// take before.
+    pub(super) fn patience(&self, head: Duration) -> Duration {
+        if self.ended.get() { head } else { head.min(self.limits.idle) }
+    }
+
     /// How long an endpoint that was asked then has taken by now, without the time that the client took for its body.
     pub(super) fn waited(&self, asked: Instant) -> Duration {
         asked.max(self.taken.get()).elapsed()

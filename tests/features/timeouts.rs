@@ -186,3 +186,25 @@ async fn response_head_counts_from_the_end_of_the_request() {
     assert_eq!(pierhead.logged_path("/x").await["attempts"], 1);
     assert_eq!(get(pierhead.http, "a.example", "/next").await.backend(), "one", "the endpoint is not to blame");
 }
+
+#[tokio::test]
+async fn idle_bounds_uploads_that_the_endpoint_does_not_take() {
+    let deaf = scripted(|stream, _| async move {
+        let _held = std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let spec = "timeouts: {idle: 300ms, responseHead: 0s}";
+    let pierhead = Pierhead::serving(governed(&[deaf], spec)).await;
+    // More than the sockets on the way take.
+    let size = 64 << 20;
+    let mut client = TcpStream::connect(pierhead.http).await.unwrap();
+    let sending = tokio::spawn(async move {
+        let head = format!("PUT /x HTTP/1.1\r\nhost: a.example\r\ncontent-length: {size}\r\n\r\n");
+        let _closed = client.write_all(head.as_bytes()).await;
+        let _closed = client.write_all(&vec![b'x'; size]).await;
+    });
+    let line = pierhead.logged_path("/x").await;
+    assert_eq!((&line["status"], &line["reason"]), (&504.into(), &"response_timeout".into()));
+    soon("end of the connection", sending).await.unwrap();
+}

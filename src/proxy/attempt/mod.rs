@@ -285,7 +285,8 @@ impl Attempts<'_> {
         let worker = &self.client.worker;
         let policy = self.pool.backend.policy.timeouts.response_head;
         let limit = limit(policy.unwrap_or(worker.settings.timeouts.response_head));
-        let (asked, deadline) = (worker.clock.now(), worker.clock.deadline(limit));
+        let limit = || self.upload.as_ref().map_or(limit, |upload| upload.patience(limit));
+        let (asked, deadline) = (worker.clock.now(), worker.clock.deadline(limit()));
         let mut sent = pin!(checkout.send(request, self.upload.clone()));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(sent) = sent.as_mut().poll(cx) {
@@ -295,7 +296,7 @@ impl Attempts<'_> {
                 // The limit counts from the last byte of the body, and not while the client is waited for.
                 let now = worker.clock.now();
                 let moved = self.upload.as_ref().map_or(asked, |upload| upload.progress.get().max(asked));
-                let due = if self.awaits_client() { now } else { moved }.saturating_add(millis(limit));
+                let due = if self.awaits_client() { now } else { moved }.saturating_add(millis(limit()));
                 if due <= now {
                     return Poll::Ready(Err(Error::ResponseTimeout.into()));
                 }
