@@ -115,6 +115,8 @@ pub(super) struct Client {
     progress: Arc<Progress>,
     exchanges: Cell<u32>,
     has_served: Cell<bool>,
+    /// How long it may take nothing of what there is to write.
+    write_idle: Cell<Duration>,
 }
 
 /// What has to happen to a connection now.
@@ -133,6 +135,7 @@ impl Client {
     pub(super) fn begin(&self) {
         self.exchanges.set(self.exchanges.get() + 1);
         self.has_served.set(true);
+        self.write_idle.set(self.worker.settings.timeouts.idle);
         self.progress.enter(Phase::Busy);
     }
 
@@ -141,6 +144,14 @@ impl Client {
         self.exchanges.set(self.exchanges.get() - 1);
         if self.exchanges.get() == 0 {
             self.progress.enter(Phase::Ending);
+        }
+    }
+
+    /// A response is on its way that may be left untaken for so long. Those of HTTP/2 share a connection, and are watched
+    /// one by one.
+    pub(super) fn bound_writes(&self, idle: Duration) {
+        if !self.is_http2() {
+            self.write_idle.set(idle);
         }
     }
 
@@ -179,7 +190,8 @@ impl Client {
             Phase::Head => (since.saturating_add(millis(timeouts.request_head)), Overdue::Head),
             Phase::Busy | Phase::Ending => (Moment::MAX, Overdue::Idle),
         };
-        let blocked = self.progress.write_blocked_since().map(|since| since.saturating_add(millis(timeouts.idle)));
+        let blocked =
+            self.progress.write_blocked_since().map(|since| since.saturating_add(millis(self.write_idle.get())));
         let lingering = self.progress.lingering_since().map(|since| since.saturating_add(millis(LAST_WORD)));
         match blocked.into_iter().chain(lingering).min() {
             Some(at) => due.min((at, Overdue::Write)),
@@ -270,6 +282,7 @@ fn client(
         progress: Progress::new(worker.clock.hand(), is_http2),
         exchanges: Cell::new(0),
         has_served: Cell::new(false),
+        write_idle: Cell::new(worker.settings.timeouts.idle),
     })
 }
 

@@ -59,6 +59,7 @@ pub(super) fn respond(
     head.version = Version::HTTP_11;
     let mut record = record.take().ok_or(Error::ClientGone)?;
     record.status = Some(head.status.as_u16());
+    client.bound_writes(idle);
     let body = ResponseBody::relayed(client, (body, version), checkout, record, idle);
     Ok(Response::from_parts(head, body))
 }

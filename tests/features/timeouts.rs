@@ -6,7 +6,10 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::Request;
 use http_body_util::Full;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     client_async,
     tungstenite::{Message, client::IntoClientRequest as _},
@@ -17,7 +20,7 @@ use crate::support::{
     client::{Answer, Raw, get, raw, read_head, send, status_of},
     manifests::governed,
     pierhead::Pierhead,
-    soon,
+    soon, tls,
 };
 
 const LONG: Duration = Duration::from_hours(1);
@@ -207,4 +210,23 @@ async fn idle_bounds_uploads_that_the_endpoint_does_not_take() {
     let line = pierhead.logged_path("/x").await;
     assert_eq!((&line["status"], &line["reason"]), (&504.into(), &"response_timeout".into()));
     soon("end of the connection", sending).await.unwrap();
+}
+
+/// A policy with one turn at the backend, which comes free although this connection takes nothing of the response.
+async fn cuts_what_is_not_taken(pierhead: &Pierhead, mut client: impl AsyncWrite + Unpin) {
+    client.write_all(b"GET /stream/67108864 HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
+    client.flush().await.unwrap();
+    let line = pierhead.logged_path("/stream/67108864").await;
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"client_gone".into()));
+    assert_eq!(get(pierhead.http, "a.example", "/x").await.status, 200, "its turn is free");
+}
+
+#[tokio::test]
+async fn idle_bounds_responses_that_an_http1_client_does_not_take() {
+    let one = Backend::start("one").await;
+    let spec = "timeouts: {idle: 300ms}\n  limits: {maxConcurrentRequests: 1}";
+    let pierhead = Pierhead::serving(governed(&[one.address], spec)).await;
+    cuts_what_is_not_taken(&pierhead, TcpStream::connect(pierhead.http).await.unwrap()).await;
+    let pierhead = Pierhead::serving(governed(&[one.address], spec)).await;
+    cuts_what_is_not_taken(&pierhead, tls::connect(pierhead.https, "a.example", &["http/1.1"]).await).await;
 }
