@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
@@ -23,6 +23,9 @@ use super::{
 
 /// Errors as hyper wants them; [`Upload::failure`] and the record of the exchange carry the meaning.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Frames below so many bytes are copied to be kept: each would hold the memory that it was read into.
+const SMALL: usize = 4096;
 
 /// What a request body may be.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +74,12 @@ struct Source {
 }
 
 /// What was taken from the client so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Kept {
     room: u64,
     data: Vec<Bytes>,
+    /// The latest small frames, in one piece.
+    small: BytesMut,
     trailers: Option<HeaderMap>,
 }
 
@@ -110,7 +115,7 @@ impl Upload {
         self.awaits_client.set(false);
         let mut source = self.source.borrow_mut();
         source.is_read = true;
-        let Kept { data, trailers, .. } = source.kept.clone().unwrap_or_default();
+        let (data, trailers) = source.kept.as_mut().map(Kept::copy).unwrap_or_default();
         let replay = Replay { left: data.iter().map(|data| data.len() as u64).sum(), data: data.into_iter(), trailers };
         RequestBody(Some(Reader { upload: Rc::clone(self), number, replay, stalled: None }))
     }
@@ -182,19 +187,39 @@ impl Source {
     fn keep(&mut self, frame: &Frame<Bytes>) {
         let Some(kept) = &mut self.kept else { return };
         if let Some(data) = frame.data_ref() {
-            // A frame of one byte takes more than that to keep.
-            let size = data.len().max(size_of::<Bytes>()) as u64;
-            match kept.room.checked_sub(size) {
-                _ if data.is_empty() => {}
+            match kept.room.checked_sub(data.len() as u64) {
                 Some(room) => {
                     kept.room = room;
-                    kept.data.push(data.clone());
+                    kept.push(data);
                 }
                 None => self.kept = None,
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             kept.trailers = Some(trailers.clone());
         }
+    }
+}
+
+impl Kept {
+    fn push(&mut self, data: &Bytes) {
+        if data.len() < SMALL {
+            self.small.extend_from_slice(data);
+        } else {
+            self.join();
+            self.data.push(data.clone());
+        }
+    }
+
+    fn join(&mut self) {
+        if !self.small.is_empty() {
+            self.data.push(std::mem::take(&mut self.small).freeze());
+        }
+    }
+
+    /// All of it, to be read from the beginning.
+    fn copy(&mut self) -> (Vec<Bytes>, Option<HeaderMap>) {
+        self.join();
+        (self.data.clone(), self.trailers.clone())
     }
 }
 

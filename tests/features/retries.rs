@@ -22,7 +22,7 @@ use crate::{
     retry::closes_unanswered,
     support::{
         backend::{Backend, refusing, scripted},
-        client::{Answer, Raw, get, read_head, send, status_of},
+        client::{Answer, Raw, get, raw, read_head, send, status_of},
         eventually,
         manifests::{backend_policy, governed, ingress, service_with},
         pierhead::Pierhead,
@@ -240,6 +240,21 @@ async fn a_body_over_replay_body_is_not_sent_twice() {
     let pierhead = serving(&[breaks], "replayBody: 2Ki").await;
     assert_eq!(send(pierhead.http, request(Method::PUT, "/x", body(2 * KIB))).await.status, 502);
     assert_eq!(broken.load(Ordering::SeqCst), 3, "a body that fits is sent again");
+}
+
+#[tokio::test]
+async fn replay_body_counts_the_bytes_of_the_body_alone() {
+    let (breaks, broken) = breaks_uploads(10).await;
+    let pierhead = serving(&[breaks], "replayBody: 10").await;
+    assert_eq!(send(pierhead.http, request(Method::PUT, "/x", body(10))).await.status, 502);
+    assert_eq!(broken.load(Ordering::SeqCst), 3, "a body of the limit is sent again");
+    let (breaks, broken) = breaks_uploads(5000).await;
+    let pierhead = serving(&[breaks], "replayBody: 5000").await;
+    let chunks = format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(5000));
+    let head = "PUT /x HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let response = raw(pierhead.http, format!("{head}{chunks}")).await;
+    assert_eq!(status_of(&response), 502, "{response}");
+    assert_eq!(broken.load(Ordering::SeqCst), 3, "in however many chunks it comes");
 }
 
 #[tokio::test]
