@@ -26,12 +26,13 @@ impl Affinity {
     pub(super) fn read(policy: &Policy, uri: &Uri, headers: &HeaderMap, client: IpAddr) -> Self {
         let key = policy.load_balancing.hash_on.as_ref().and_then(|on| match on {
             HashOn::Header(name) => headers.get(&**name).map(|value| xxh3_64(value.as_bytes())),
-            HashOn::Cookie(name) => cookie(headers, name).map(xxh3_64),
+            HashOn::Cookie(name) => cookies(headers, name).next().map(xxh3_64),
             HashOn::Query(name) => parameter(uri.query()?, name).map(|value| xxh3_64(value.as_bytes())),
             HashOn::Path => Some(xxh3_64(uri.path().as_bytes())),
             HashOn::SourceIp => Some(client_hash(client)),
         });
-        let session = policy.cookie_affinity.as_ref().and_then(|affinity| session(cookie(headers, &affinity.name)?));
+        let session =
+            policy.cookie_affinity.as_ref().and_then(|affinity| cookies(headers, &affinity.name).find_map(session));
         Self { key, session }
     }
 }
@@ -50,10 +51,10 @@ pub(super) fn set_cookie(affinity: &CookieAffinity, session: u64) -> Option<Head
     HeaderValue::try_from(value).ok()
 }
 
-/// The value of a cookie, the first of that name.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+/// The values of the cookies of that name.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let pairs = headers.get_all(header::COOKIE).iter().flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
-    pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    pairs.map(<[u8]>::trim_ascii).filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// The value of a parameter of a query, as it is written there; empty for one without a value.
@@ -127,6 +128,7 @@ mod tests {
         let cases = [
             ("pier=00000000000000ff", Some(255)),
             ("x=1; pier=00000000000000FF; y=2", Some(255)),
+            ("pier=nonsense; pier=00000000000000ff", Some(255)),
             ("pier=ff", None),
             ("pier=+0000000000000ff", None),
             ("pier=00000000000000fg", None),

@@ -35,6 +35,8 @@ async fn a_persistent_cookie_keeps_a_client_on_its_endpoint_in_every_replica() {
         let again = asks(asked, "/", Some(("cookie", &format!("x=1; {pair}")))).await;
         assert_eq!((again.backend(), again.header("set-cookie")), (first.backend(), ""));
     }
+    let behind = asks(&pierhead, "/", Some(("cookie", &format!("pier=nonsense; {pair}")))).await;
+    assert_eq!((behind.backend(), behind.header("set-cookie")), (first.backend(), ""), "the first that is ours counts");
     let invalid = asks(&pierhead, "/", Some(("cookie", "pier=nonsense"))).await;
     assert!(invalid.header("set-cookie").starts_with("pier="), "what is not ours is replaced");
 }
