@@ -11,6 +11,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 
 use super::grpc;
 use crate::{
@@ -23,6 +24,10 @@ const USER_AGENT: &str = concat!("pierhead-health/", env!("CARGO_PKG_VERSION"));
 
 /// Largest response head.
 const MAX_HEAD: usize = 16 * 1024;
+
+/// Most bytes that are read of an endpoint in all. Interim responses and frames that say nothing are no part of an answer
+/// and might come without end; hyper takes all that the socket holds in one turn of the thread, and no deadline fires.
+const MAX_READ: u64 = 64 * 1024;
 
 /// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,7 @@ impl Prober {
         let Some(check) = &backend.policy.health.active else { return Ok(()) };
         let transport = self.0.dial(&address, Proxied::Local).await.map_err(Failure::Connect)?;
         let scheme = if matches!(transport, Transport::Tls(_)) { Scheme::HTTPS } else { Scheme::HTTP };
+        let connection = bounded(transport);
         let uri = |host: &str, path: &str| {
             let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(path);
             uri.build().map_err(broken)
@@ -74,13 +80,13 @@ impl Prober {
             Probe::Http { path, host, expect } => {
                 let uri = uri(host.as_deref().unwrap_or(&address.to_string()), path)?;
                 let status = if protocol(&backend).is_http2() {
-                    http2_status(transport, uri).await?
+                    http2_status(connection, uri).await?
                 } else {
-                    http1_status(transport, &uri).await?
+                    http1_status(connection, &uri).await?
                 };
                 if expects(expect, status) { Ok(()) } else { Err(Failure::Status(status.as_u16())) }
             }
-            Probe::Grpc { service } => check_health(transport, uri(&address.to_string(), grpc::PATH)?, service).await,
+            Probe::Grpc { service } => check_health(connection, uri(&address.to_string(), grpc::PATH)?, service).await,
         }
     }
 }
@@ -109,7 +115,18 @@ fn broken(error: impl std::fmt::Display) -> Failure {
     Failure::Broken(error.to_string())
 }
 
-async fn http1_status(transport: Transport, uri: &Uri) -> Result<StatusCode, Failure> {
+/// Ends after [`MAX_READ`], as if the endpoint had closed it.
+fn bounded(transport: Transport) -> impl Connection {
+    let (read, write) = tokio::io::split(transport);
+    tokio::io::join(read.take(MAX_READ), write)
+}
+
+/// What probes speak over.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection for T {}
+
+async fn http1_status(connection: impl Connection, uri: &Uri) -> Result<StatusCode, Failure> {
     let request = Request::get(uri.path_and_query().map_or("/", PathAndQuery::as_str))
         .header(header::HOST, uri.authority().map_or("", Authority::as_str))
         .header(header::USER_AGENT, USER_AGENT)
@@ -117,15 +134,15 @@ async fn http1_status(transport: Transport, uri: &Uri) -> Result<StatusCode, Fai
         .body(String::new())
         .map_err(broken)?;
     let mut builder = hyper::client::conn::http1::Builder::new();
-    let handshake = builder.max_header_size(MAX_HEAD).handshake(TokioIo::new(transport));
+    let handshake = builder.max_header_size(MAX_HEAD).handshake(TokioIo::new(connection));
     let (mut sender, connection) = handshake.await.map_err(broken)?;
     let answer = async { Ok(sender.send_request(request).await.map_err(broken)?.status()) };
     driven_by(connection, answer).await
 }
 
-async fn http2_status(transport: Transport, uri: Uri) -> Result<StatusCode, Failure> {
+async fn http2_status(connection: impl Connection, uri: Uri) -> Result<StatusCode, Failure> {
     let request = Request::get(uri).header(header::USER_AGENT, USER_AGENT).body(()).map_err(broken)?;
-    let (sender, connection) = http2().handshake::<_, Bytes>(transport).await.map_err(broken)?;
+    let (sender, connection) = http2().handshake::<_, Bytes>(connection).await.map_err(broken)?;
     let answer = async {
         let (response, _) = sender.ready().await.map_err(broken)?.send_request(request, true).map_err(broken)?;
         Ok(response.await.map_err(broken)?.status())
@@ -133,14 +150,14 @@ async fn http2_status(transport: Transport, uri: Uri) -> Result<StatusCode, Fail
     driven_by(connection, answer).await
 }
 
-async fn check_health(transport: Transport, uri: Uri, service: &str) -> Result<(), Failure> {
+async fn check_health(connection: impl Connection, uri: Uri, service: &str) -> Result<(), Failure> {
     let request = Request::post(uri)
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONTENT_TYPE, "application/grpc")
         .header(header::TE, "trailers")
         .body(())
         .map_err(broken)?;
-    let (sender, connection) = http2().handshake(transport).await.map_err(broken)?;
+    let (sender, connection) = http2().handshake(connection).await.map_err(broken)?;
     let answer = async {
         let mut sender = sender.ready().await.map_err(broken)?;
         let (response, mut upload) = sender.send_request(request, false).map_err(broken)?;

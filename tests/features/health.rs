@@ -14,7 +14,7 @@ use crate::support::{
     client::{get, read_head, seen_in},
     eventually,
     manifests::{backend_policy, ingress, service, service_with},
-    pierhead::Pierhead,
+    pierhead::{Pierhead, Setup},
     soon,
     tls::{Authority, server},
 };
@@ -181,6 +181,45 @@ async fn an_endpoint_that_does_not_answer_in_time_fails() {
     let (_, _unanswered) = accepts.probe().await;
     for address in [silent, accepts.address] {
         assert_eq!(told(&pierhead, "endpoint unfit", address).await["reason"], "no answer in time");
+    }
+}
+
+/// An endpoint that says `begins`, and `flood` without end.
+async fn flooding(begins: &'static [u8], flood: &'static [u8]) -> SocketAddr {
+    scripted(move |mut stream, _| async move {
+        let flood = flood.repeat(4096);
+        let mut sent = stream.write_all(begins).await;
+        while sent.is_ok() {
+            sent = stream.write_all(&flood).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_talk_without_end_are_unfit_and_hold_up_nothing() {
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const PING: &[u8] = &[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let probes: [(&str, &str, &[u8], &[u8]); 3] = [
+        ("http", "http: {}", b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ("kubernetes.io/h2c", "http: {}", SETTINGS, PING),
+        ("kubernetes.io/h2c", "grpc: {}", SETTINGS, SETTINGS),
+    ];
+    for (app_protocol, probe, begins, flood) in probes {
+        // More than the process has threads for probes.
+        let mut endpoints = Vec::new();
+        for _ in 0..4 {
+            endpoints.push(flooding(begins, flood).await);
+        }
+        let service = service_with("one", &format!("appProtocol: {app_protocol}"), &endpoints);
+        let manifests = rules() + &service + &check(&format!("{probe}, unhealthy: 1"));
+        let mut pierhead = Setup::default().flag("--drain-delay=0s").manifests(manifests).start().await;
+        for address in endpoints {
+            told(&pierhead, "endpoint unfit", address).await;
+        }
+        assert_eq!(get(pierhead.admin, "admin", "/livez").await.status, 200);
+        pierhead.signal("TERM").await;
+        assert_eq!(pierhead.ended().await.code(), Some(0));
     }
 }
 
