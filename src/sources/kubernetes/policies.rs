@@ -1,6 +1,9 @@
 //! Which policy is in force for which port of which Service.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
@@ -21,6 +24,8 @@ type Target = (ObjectKey, Option<String>);
 #[derive(Debug, Default)]
 pub(super) struct Policies {
     by_target: BTreeMap<Target, (Arc<Converted>, Origin)>,
+    /// Services that a policy with `tls` names in a target that is refused: nothing is sent to them in clear text.
+    closed: BTreeSet<ObjectKey>,
     default: Arc<Converted>,
 }
 
@@ -38,7 +43,8 @@ impl Policies {
     pub(super) fn find(&self, service: &ObjectKey, port_name: Option<&str>) -> Arc<Converted> {
         let of_port = port_name.and_then(|name| self.by_target.get(&(service.clone(), Some(name.to_owned()))));
         let found = of_port.or_else(|| self.by_target.get(&(service.clone(), None)));
-        Arc::clone(found.map_or(&self.default, |(policy, _)| policy))
+        let policy = found.map_or(&self.default, |(policy, _)| policy);
+        if self.closed.contains(service) { Arc::new(policy.closed()) } else { Arc::clone(policy) }
     }
 
     fn claim(&mut self, object: &BackendPolicy, cluster: &Cluster, certificates: &Certificates, builder: &mut Builder) {
@@ -61,6 +67,9 @@ impl Policies {
             let key = (namespace.clone(), target.name.clone());
             if let Err((field, kind)) = check(target, &key, cluster) {
                 problem(format!("targetRefs[{i}].{field}"), kind);
+                if spec.tls.is_some() {
+                    self.closed.insert(key);
+                }
                 continue;
             }
             let key = (key, target.section_name.clone());
@@ -92,7 +101,7 @@ fn check(target: &TargetRef, key: &ObjectKey, cluster: &Cluster) -> Result<(), (
         Some(port) if !has_port(service, port) => {
             let kind = ProblemKind::PortNotFound {
                 service: origin,
-                port: port.clone(),
+                port: format!("named {port:?}"),
                 existing: super::services::ports(service),
             };
             Err(("sectionName", kind))

@@ -59,6 +59,15 @@ impl Converted {
         policy
     }
 
+    /// The same, but nothing is sent in clear text: what it leaves unprotected is unavailable.
+    pub(super) fn closed(&self) -> Self {
+        let mut closed = self.clone();
+        if closed.policy.tls == EndpointTls::Unverified {
+            Arc::make_mut(&mut closed.policy).tls = EndpointTls::Unavailable;
+        }
+        closed
+    }
+
     /// How endpoints of a port are spoken to whose Service says `own`, where a route may have `asked` for something.
     ///
     /// With `tls` it is always a protocol over TLS.

@@ -99,6 +99,7 @@ pub(in crate::sources) fn lenient(mut value: Value) -> Read<BackendPolicy> {
                 told.extend(unknown);
                 return Ok((object, told));
             }
+            Err((field, _)) if mend_target(&mut value, &field) => {}
             Err((field, why)) => {
                 let (field, found) = if let Some(target) = take_target(&mut value, &field) {
                     // Told of the list: without the entry the others get other numbers.
@@ -116,11 +117,36 @@ pub(in crate::sources) fn lenient(mut value: Value) -> Read<BackendPolicy> {
     }
 }
 
-/// Takes a target away in which the field stands: with the whole list the other targets would lose their `tls`.
-fn take_target(value: &mut Value, field: &str) -> Option<Value> {
+/// The list of targets, and which of them the field is part of.
+fn targets<'a>(value: &'a mut Value, field: &str) -> Option<(&'a mut Vec<Value>, usize)> {
     let at = field.strip_prefix("spec.targetRefs[")?.split(']').next()?.parse().ok()?;
     let targets = value.pointer_mut("/spec/targetRefs")?.as_array_mut()?;
-    (at < targets.len()).then(|| targets.remove(at))
+    (at < targets.len()).then_some((targets, at))
+}
+
+/// Puts texts in place of all else in a target whose Service is named, so that it is judged where texts are: a Service
+/// that is named keeps its `tls`. False when there is nothing to do.
+fn mend_target(value: &mut Value, field: &str) -> bool {
+    let Some((targets, at)) = targets(value, field) else { return false };
+    let target = targets[at].as_object_mut().filter(|target| target.get("name").is_some_and(Value::is_string));
+    let Some(target) = target else { return false };
+    let mut is_mended = false;
+    for name in ["group", "kind", "sectionName"] {
+        let text = match target.get(name) {
+            None if name == "kind" => String::new(),
+            Some(Value::Null) if name == "sectionName" => continue,
+            None | Some(Value::String(_)) => continue,
+            Some(other) => other.to_string(),
+        };
+        target.insert(name.to_owned(), text.into());
+        is_mended = true;
+    }
+    is_mended
+}
+
+/// Takes a target away in which the field stands: with the whole list the other targets would lose their `tls`.
+fn take_target(value: &mut Value, field: &str) -> Option<Value> {
+    targets(value, field).map(|(targets, at)| targets.remove(at))
 }
 
 /// What stands in a field.
