@@ -243,9 +243,10 @@ impl HttpProbe {
             refusals.refuse("health.active.http.path", &self.path, expected);
             is_valid = false;
         }
-        if !self.host.is_empty()
-            && self.host.parse::<http::uri::Authority>().map_or(true, |host| host.as_str().contains('@'))
-        {
+        let is_host = |host: &str| {
+            host.len() <= 253 && host.parse::<http::uri::Authority>().is_ok_and(|host| !host.as_str().contains('@'))
+        };
+        if !self.host.is_empty() && !is_host(&self.host) {
             refusals.refuse("health.active.http.host", &self.host, "a host, with an optional port");
             is_valid = false;
         }
@@ -263,7 +264,8 @@ impl HttpProbe {
         if self.expect.is_empty() {
             refusals.refuse("health.active.http.expect", "", "at least one status or range");
         }
-        for (i, text) in self.expect.iter().enumerate() {
+        let written = refusals.list("health.active.http.expect", &self.expect, EXPECT).unwrap_or_default();
+        for (i, text) in written.iter().enumerate() {
             match statuses(text) {
                 Some(range) => expect.push(range),
                 None => refusals.refuse(

@@ -20,6 +20,15 @@ impl Refusals {
         self.0.push((field.into(), kind));
     }
 
+    /// A list of at most so many entries; a longer one is refused as a whole.
+    pub(super) fn list<'a, T>(&mut self, field: &str, list: &'a [T], most: usize) -> Option<&'a [T]> {
+        if list.len() > most {
+            self.refuse(field, format!("{} entries", list.len()), format!("at most {most}"));
+            return None;
+        }
+        Some(list)
+    }
+
     /// The time that is written, zero allowed.
     pub(super) fn time(&mut self, field: &str, text: &Time) -> Option<Duration> {
         let time = text.parse();

@@ -15,6 +15,8 @@ use crate::{
 /// Most entries of `methods`, and the most characters of one.
 const METHODS: usize = 16;
 const METHOD: usize = 32;
+/// Most entries of `retryOn`.
+const RETRY_ON: usize = 6;
 /// Most entries of `statusCodes`.
 const STATUS_CODES: usize = 32;
 
@@ -34,7 +36,7 @@ pub struct Retries {
     /// fails at once, without a message, has the status of HTTP that stands for its own: UNAVAILABLE is 503,
     /// `DEADLINE_EXCEEDED` 504; one that fails after messages is not tried again. Except for `ConnectFailure` and
     /// `RefusedStream`, which no endpoint has acted on, it is tried again for `methods` only.
-    #[schemars(length(max = 6), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(max = RETRY_ON), extend("x-kubernetes-list-type" = "set"))]
     pub retry_on: Vec<RetryOnName>,
     /// Statuses from 400 to 599 that `StatusCodes` in `retryOn` means.
     #[schemars(
@@ -163,7 +165,8 @@ impl Retries {
     pub(super) fn convert(&self, refusals: &mut Refusals) -> model::Retries {
         let default = model::Retries::default();
         let attempts = refusals.number("retries.attempts", self.attempts, 0..=10);
-        let mut on: BTreeSet<RetryOn> = self.retry_on.iter().map(|name| (*name).into()).collect();
+        let on = refusals.list("retries.retryOn", &self.retry_on, RETRY_ON);
+        let mut on: BTreeSet<RetryOn> = on.map_or(default.on, |on| on.iter().map(|name| (*name).into()).collect());
         let status_codes = self.status_codes(refusals);
         if status_codes.is_empty() {
             on.remove(&RetryOn::StatusCodes);
@@ -177,7 +180,7 @@ impl Retries {
             attempts: attempts.unwrap_or(default.attempts),
             on,
             status_codes,
-            methods: self.methods(refusals),
+            methods: self.methods(refusals).unwrap_or(default.methods),
             replay_body: replay_body.unwrap_or(default.replay_body),
             backoff: self.backoff.convert(refusals),
             budget: self.budget.convert(refusals),
@@ -197,7 +200,8 @@ impl Retries {
             return BTreeSet::new();
         }
         let mut codes = BTreeSet::new();
-        for (i, code) in self.status_codes.iter().enumerate() {
+        let written = refusals.list(field, &self.status_codes, STATUS_CODES).unwrap_or_default();
+        for (i, code) in written.iter().enumerate() {
             codes.extend(
                 refusals.number(&format!("{field}[{i}]"), *code, 400..=599).and_then(|code| u16::try_from(code).ok()),
             );
@@ -205,9 +209,9 @@ impl Retries {
         codes
     }
 
-    fn methods(&self, refusals: &mut Refusals) -> BTreeSet<Arc<str>> {
+    fn methods(&self, refusals: &mut Refusals) -> Option<BTreeSet<Arc<str>>> {
         let mut methods = BTreeSet::new();
-        for (i, method) in self.methods.iter().enumerate() {
+        for (i, method) in refusals.list("retries.methods", &self.methods, METHODS)?.iter().enumerate() {
             let is_method = method.starts_with(|first: char| first.is_ascii_uppercase())
                 && method.len() <= METHOD
                 && method
@@ -219,7 +223,7 @@ impl Retries {
                 refusals.refuse(format!("retries.methods[{i}]"), method, "a method in capital letters, such as GET");
             }
         }
-        methods
+        Some(methods)
     }
 }
 

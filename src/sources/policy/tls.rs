@@ -122,18 +122,24 @@ impl Tls {
         let hostname = server_name("tls.hostname", &self.hostname, refusals);
         let authorities = self.authorities(references, refusals);
         let client_certificate = self.client_certificate(references, refusals);
-        let names = self.subject_alt_names.iter().enumerate();
-        let names: Vec<_> =
-            names.map(|(i, name)| server_name(&format!("tls.subjectAltNames[{i}]"), name, refusals)).collect();
+        let names = self.subject_alt_names(refusals);
         let verification = || {
             Ok::<_, Refused>(Verification {
                 hostname: hostname?,
-                subject_alt_names: names.into_iter().collect::<Result<_, _>>()?,
+                subject_alt_names: names?,
                 authorities: authorities?,
                 client_certificate: client_certificate?,
             })
         };
         verification().map_or(EndpointTls::Unavailable, |verification| EndpointTls::Verified(Arc::new(verification)))
+    }
+
+    fn subject_alt_names(&self, refusals: &mut Refusals) -> Result<Vec<ServerName<'static>>, Refused> {
+        let list = refusals.list("tls.subjectAltNames", &self.subject_alt_names, MAX).ok_or(Refused)?;
+        let names = list.iter().enumerate();
+        let names: Vec<_> =
+            names.map(|(i, name)| server_name(&format!("tls.subjectAltNames[{i}]"), name, refusals)).collect();
+        names.into_iter().collect()
     }
 
     /// None for those of the system.
@@ -142,8 +148,9 @@ impl Tls {
         references: &impl References,
         refusals: &mut Refusals,
     ) -> Result<Option<Vec<CertificateDer<'static>>>, Refused> {
+        let list = refusals.list("tls.caCertificateRefs", &self.ca_certificate_refs, MAX).ok_or(Refused)?;
         let mut all = Ok(Vec::new());
-        for (i, reference) in self.ca_certificate_refs.iter().enumerate() {
+        for (i, reference) in list.iter().enumerate() {
             let field = format!("tls.caCertificateRefs[{i}]");
             if !reference.group.is_empty() {
                 refusals.refuse(format!("{field}.group"), &reference.group, "an empty group");
