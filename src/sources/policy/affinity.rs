@@ -1,14 +1,17 @@
 //! Keeping the requests of one client on one endpoint.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{PositiveTime, Refusals, load_balancing::is_token};
+use super::{Refusals, Time, load_balancing::is_token};
 use crate::model::{self, BackendId};
+
+/// Cookies live for whole seconds, and `Max-Age=0` deletes one.
+const MIN_TTL: Duration = Duration::from_secs(1);
 
 /// Keeps the requests of one client on one endpoint.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,16 +28,24 @@ pub struct SessionAffinity {
 #[serde(rename_all = "camelCase", default = "Cookie::default")]
 #[x_kube(validation = Rule::new("self.sameSite != 'None' || self.secure")
     .message("sameSite None needs secure: true, or browsers refuse the cookie").field_path(".sameSite"))]
+#[x_kube(validation = Rule::new("!has(self.name) || (!self.name.lowerAscii().startsWith('__secure-') || self.secure) && \
+    (!self.name.lowerAscii().startsWith('__host-') || self.secure && self.path == '/')")
+    .message("a name that begins with __Host- or __Secure- needs secure: true, and with __Host- the path /")
+    .field_path(".name"))]
 pub struct Cookie {
     /// Name of the cookie, a token (RFC 6265). Default: `pierhead-` and six digits that each port of each Service has
-    /// of its own, so that the Services of one host keep apart.
+    /// of its own, so that the Services of one host keep apart. One that begins with `__Secure-` needs `secure`, and with
+    /// `__Host-` the path / besides, or browsers refuse the cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 128), extend("pattern" = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"))]
     pub name: Option<String>,
-    /// How long the client keeps it (`Max-Age`). Default: until the client ends its session.
+    /// How long the client keeps it (`Max-Age`), at least 1s. Default: until the client ends its session.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PositiveTime")]
-    pub ttl: Option<PositiveTime>,
+    #[schemars(with = "Time", extend("x-kubernetes-validations" = [{
+        "rule": "duration(self) >= duration('1s')",
+        "message": "must be at least 1s",
+    }]))]
+    pub ttl: Option<Time>,
     /// Paths for which the client sends it (`Path`).
     #[schemars(length(min = 1, max = 256), extend("pattern" = "^/[!-:<-~]*$"))]
     pub path: String,
@@ -109,6 +120,17 @@ impl Cookie {
             refusals.refuse("sessionAffinity.cookie.path", &self.path, expected);
             &default.path
         };
+        let name = name.filter(|name| {
+            let begins =
+                |prefix: &str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+            let is_host = begins("__Host-");
+            let is_kept = !(is_host || begins("__Secure-")) || self.secure && (!is_host || path == "/");
+            if !is_kept {
+                let expected = "secure: true beside __Secure- and __Host-, and the path / beside __Host-";
+                refusals.refuse("sessionAffinity.cookie.name", name, expected);
+            }
+            is_kept
+        });
         let same_site = match self.same_site {
             SameSiteName::None if !self.secure => {
                 refusals.refuse("sessionAffinity.cookie.sameSite", "None", "secure: true beside it");
@@ -122,7 +144,13 @@ impl Cookie {
             AffinityModeName::Persistent => model::AffinityMode::Persistent,
             AffinityModeName::Balanced => model::AffinityMode::Balanced,
         };
-        let ttl = self.ttl.as_ref().and_then(|ttl| refusals.positive("sessionAffinity.cookie.ttl", ttl));
+        let ttl = self.ttl.as_ref().and_then(|text| {
+            let ttl = text.parse().filter(|ttl| *ttl >= MIN_TTL);
+            if ttl.is_none() {
+                refusals.refuse("sessionAffinity.cookie.ttl", text, "a duration of at least 1s");
+            }
+            ttl
+        });
         let (name, path) = (Arc::from(name.unwrap_or_default()), Arc::from(path.as_str()));
         model::CookieAffinity { name, ttl, path, same_site, secure: self.secure, mode }
     }
