@@ -95,6 +95,7 @@ async fn overload(spec: &str) -> Figures {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_an_adaptive_limit_the_backend_stays_busy_and_latency_bounded() {
     let (with, without) = tokio::join!(overload("limits: {adaptive: true}"), overload("limits: {}"));
+    eprintln!("with a limit {with:?}, without {without:?}");
     assert!(with.offered >= 3.0, "{with:?}");
     assert!(with.goodput >= 0.9, "{with:?}");
     assert!(with.p99 < 5.0 && with.p99 * 2.0 < without.p99, "with {with:?}, without {without:?}");

@@ -33,6 +33,7 @@ async fn retries_stay_within_the_budget_while_every_endpoint_fails() {
     let tries: usize = spread.backends.iter().map(Backend::requests).sum();
     // In each second a fifth of its requests or of those of the second before, whichever are more, and 10 at least.
     let budget = (requests + peak) / 5 + 10 * seconds;
+    eprintln!("{tries} tries for {requests} requests, at most {peak} in a second");
     assert!(tries <= requests + budget, "{tries} tries for {requests} requests, at most {peak} in a second");
     assert!(tries >= requests + requests / 10, "{tries} tries for {requests} requests: the budget is hardly used");
 }
