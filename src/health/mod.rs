@@ -28,6 +28,7 @@ use crate::{
     model::{ActiveCheck, Address, Backend, Protocol},
     routing::{EndpointState, Live, Pool},
     telemetry::metrics::Process,
+    transport::DialTimes,
 };
 
 /// Probes under way at once, over all endpoints; others wait for their turn.
@@ -86,7 +87,7 @@ struct Checks<A> {
 type Answer = (u64, Result<(), Failure>);
 
 /// How probes connect: [`Pool::transport_id`], the protocol, and what else dialling depends on.
-type Way = (u64, Protocol, Option<Duration>, Duration);
+type Way = (u64, Protocol, DialTimes);
 
 /// One endpoint that is probed.
 struct Watched {
@@ -224,9 +225,7 @@ fn active(pool: &Pool) -> Option<&ActiveCheck> {
 }
 
 fn way(pool: &Pool) -> Way {
-    let policy = &pool.backend.policy;
-    let protocol = probe::protocol(&pool.backend);
-    (pool.transport_id, protocol, policy.connections.tcp_keepalive, policy.timeouts.connect)
+    (pool.transport_id, probe::protocol(&pool.backend), DialTimes::of(&pool.backend.policy))
 }
 
 /// Whether probes of one say the same as probes of the other.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     routing::{EndpointState, Pool, Slot, Slots},
-    transport::{Dialer, Transport},
+    transport::{DialTimes, Dialer, Transport},
 };
 
 /// Largest response head in bytes.
@@ -61,7 +61,7 @@ type ByKey = HashMap<Key, Kept, RandomState>;
 /// An endpoint and [`Pool::transport_id`].
 type Key = (u64, u64);
 /// [`Pool::transport_id`] and what else dialling depends on.
-type Way = (u64, Option<Duration>, Duration);
+type Way = (u64, DialTimes);
 
 /// Where the connections of a checkout are kept.
 #[derive(Debug)]
@@ -270,7 +270,7 @@ impl Upstreams {
         let (policy, own_ports) = (&pool.backend.policy, &self.own_ports);
         let build = || (Rc::new(Dialer::build(policy, pool.backend.protocol, Arc::clone(own_ports))), 0);
         let mut dialers = self.dialers.borrow_mut();
-        let way = (pool.transport_id, policy.connections.tcp_keepalive, policy.timeouts.connect);
+        let way = (pool.transport_id, DialTimes::of(policy));
         let (dialer, used) = dialers.entry(way).or_insert_with(build);
         *used = self.clock.now();
         Rc::clone(dialer)

@@ -41,10 +41,23 @@ pub enum DialError {
 pub struct Dialer {
     security: Security,
     proxy_protocol: Option<ProxyProtocol>,
+    times: DialTimes,
+    own_ports: Arc<[u16]>,
+}
+
+/// The times of a policy that a dialer goes by: what else it depends on, `routing::Pool::transport_id` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DialTimes {
     keep_alive: Option<Duration>,
     /// What the addresses of a name share between them.
-    connect_timeout: Duration,
-    own_ports: Arc<[u16]>,
+    connect: Duration,
+}
+
+impl DialTimes {
+    /// Those of this policy.
+    pub fn of(policy: &Policy) -> Self {
+        Self { keep_alive: policy.connections.tcp_keepalive, connect: policy.timeouts.connect }
+    }
 }
 
 impl Dialer {
@@ -55,8 +68,7 @@ impl Dialer {
         Self {
             security: tls::security(&policy.tls, protocol),
             proxy_protocol: policy.proxy_protocol,
-            keep_alive: policy.connections.tcp_keepalive,
-            connect_timeout: policy.timeouts.connect,
+            times: DialTimes::of(policy),
             own_ports,
         }
     }
@@ -84,7 +96,7 @@ impl Dialer {
 
     async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
         let Some((last, others)) = addresses.split_last() else { return Err(DialError::Forbidden) };
-        let share = self.connect_timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let share = self.times.connect / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         for address in others {
             // It says nothing, or no: the last one has all the time that is left.
             if let Ok(Ok(stream)) = tokio::time::timeout(share, self.connect_to(*address)).await {
@@ -99,7 +111,7 @@ impl Dialer {
             return Err(DialError::Forbidden); // a loop, or the admin port
         }
         let stream = TcpStream::connect(address).await.map_err(failure)?;
-        tune(&stream, self.keep_alive);
+        tune(&stream, self.times.keep_alive);
         Ok(stream)
     }
 }

@@ -10,6 +10,6 @@ mod stream;
 mod tls;
 
 pub use address::resolve;
-pub use dialer::{DialError, Dialer};
+pub use dialer::{DialError, DialTimes, Dialer};
 pub use proxy_protocol::Proxied;
 pub use stream::{TCP_KEEP_ALIVE, Transport, tune};

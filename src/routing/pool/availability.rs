@@ -122,8 +122,7 @@ impl Candidates for View<'_> {
             Open::All => true,
             Open::None => false,
         };
-        open && !self.tried.contains(&endpoint.id)
-            && (self.connections.is_none() || endpoint.slots.has_room(self.connections))
+        open && !self.tried.contains(&endpoint.id) && endpoint.slots.has_room(self.connections)
     }
 
     fn in_flight(&self, index: usize) -> u32 {
