@@ -222,7 +222,13 @@ impl App {
             let client = kube::Client::try_from(config).context("the Kubernetes configuration is not usable")?;
             let (sender, updates) = watch::channel(None);
             inputs.push(updates);
-            let run = sources::kubernetes::run::run(client, cluster, sender, self.stop.clone());
+            let run = sources::kubernetes::run::run(
+                client,
+                cluster,
+                Arc::clone(&self.metrics.watches),
+                sender,
+                self.stop.clone(),
+            );
             self.spawn("Kubernetes API", async { Ok(run.await?) });
         }
         Ok(())

@@ -51,6 +51,7 @@ async fn publish(live: &Live, metrics: &Metrics, compiled: Arc<Compiled>) {
         error!(%error, "a configuration could not be put in force");
         return;
     }
+    metrics.watches.in_force();
     metrics.process.config_problems.store(i64::try_from(problems).unwrap_or(i64::MAX), Ordering::Relaxed);
     // Once with each start; a busy cluster changes many times a second, and the metrics tell of that.
     if metrics.process.config_publishes.fetch_add(1, Ordering::Relaxed) == 0 {

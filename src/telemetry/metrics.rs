@@ -20,6 +20,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::watches::Watches;
+
 /// Upper bounds of the request duration buckets, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
@@ -87,6 +89,8 @@ pub struct Metrics {
     pub unrouted: Arc<RouteMetrics>,
     /// The rest.
     pub process: Arc<Process>,
+    /// What the watches of the Kubernetes source see; empty without it.
+    pub watches: Arc<Watches>,
 }
 
 /// Counts that belong to no route.
@@ -133,7 +137,7 @@ impl Metrics {
         routes.lock().insert(RouteLabels::default(), Arc::downgrade(&unrouted));
         registry.register_collector(Box::new(Arc::clone(&routes)));
         registry.register_collector(Box::new(Arc::clone(&process)));
-        Self { registry, threads, routes, unrouted, process }
+        Self { registry, threads, routes, unrouted, process, watches: Arc::default() }
     }
 
     /// Data-plane threads that count.

@@ -11,6 +11,7 @@ mod ingress;
 pub mod leader;
 mod locality;
 mod policies;
+pub mod rights;
 pub mod run;
 pub mod secrets;
 mod services;

@@ -23,7 +23,7 @@ use super::{
     status::{self, Address},
     stores::{Scope, Stores},
 };
-use crate::model::Compiled;
+use crate::{model::Compiled, telemetry::watches::Watches};
 
 /// A rebuild starts when this long nothing has changed,
 const QUIET: Duration = Duration::from_millis(20);
@@ -122,6 +122,7 @@ struct View {
 pub async fn run(
     client: Client,
     settings: Settings,
+    watches: Arc<Watches>,
     updates: watch::Sender<Option<Arc<Compiled>>>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
@@ -129,11 +130,11 @@ pub async fn run(
         leader::elect(client.clone(), &settings.lease_namespace, &settings.lease_name, &settings.identity);
     let dirty = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
-    let stores = Stores::watch(&client, &scope(&settings), &mut tasks, &dirty);
+    let stores = Stores::watch(&client, &scope(&settings), &watches, &mut tasks, &dirty);
     let settings = Arc::new(settings);
     let (views, viewed) = watch::channel(None);
     tasks.spawn(tell(client, Arc::clone(&settings), viewed, leadership));
-    tasks.spawn(rebuild(stores, settings, dirty, updates, views));
+    tasks.spawn(rebuild((stores, watches), settings, dirty, updates, views));
     let mut farewell = JoinSet::new();
     let end = CancellationToken::new();
     farewell.spawn(election.run(end.clone()));
@@ -166,7 +167,7 @@ fn scope(settings: &Settings) -> Scope {
 
 /// Compiles the world after each change of it.
 async fn rebuild(
-    stores: Stores,
+    (stores, watches): (Stores, Arc<Watches>),
     settings: Arc<Settings>,
     dirty: Arc<Notify>,
     updates: watch::Sender<Option<Arc<Compiled>>>,
@@ -177,10 +178,15 @@ async fn rebuild(
     let mut certificates = Certificates::default();
     loop {
         let started = Instant::now();
+        watches.compiling();
         let cluster = Cluster::read(stores.objects());
         certificates.update(&cluster);
         let compiled = compile(&cluster, &certificates, &settings.compile);
+        let before = updates.borrow().clone();
         let compiled = publish(&updates, compiled);
+        if before.is_some_and(|before| Arc::ptr_eq(&before, &compiled)) {
+            watches.in_force();
+        }
         let addresses = match &settings.publish {
             Publish::None => Some(Vec::new()),
             Publish::Addresses(addresses) => Some(addresses.clone()),

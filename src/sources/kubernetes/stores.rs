@@ -26,8 +26,12 @@ use super::{
     ObjectKey, Objects,
     api::{BackendPolicy, StoredPolicy},
     cluster, locality,
+    rights::{self, Right},
 };
-use crate::model::{Origin, Problem, ProblemKind};
+use crate::{
+    model::{Origin, Problem, ProblemKind},
+    telemetry::watches::Watches,
+};
 
 /// Seconds after which a watch is opened anew. A connection that died without a word is noticed five seconds later.
 const WATCH_SECONDS: u32 = 60;
@@ -71,37 +75,43 @@ pub struct Stores {
 
 impl Stores {
     /// Starts to watch. Every change, and every store that becomes ready, is a permit in `dirty`.
-    pub fn watch(client: &Client, scope: &Scope, tasks: &mut JoinSet<()>, dirty: &Arc<Notify>) -> Self {
-        let mut start = Start { client, scope, tasks, dirty };
+    pub fn watch(
+        client: &Client,
+        scope: &Scope,
+        watches: &Arc<Watches>,
+        tasks: &mut JoinSet<()>,
+        dirty: &Arc<Notify>,
+    ) -> Self {
+        let mut start = Start { client, scope, watches, tasks, dirty };
         let restricted = !scope.namespaces.is_empty();
         // A role that is bound in single namespaces cannot give access to kinds without a namespace.
         let classes_may_lack = if restricted { Absence::Forbidden } else { Absence::Never };
         let tls = || config().fields(TLS_SECRETS);
         let one = |name: &str| config().fields(&format!("metadata.name={name}"));
         Self {
-            ingresses: start.each("Ingress", &config(), Absence::Never, |_| {}),
+            ingresses: start.each(&rights::INGRESSES, &config(), Absence::Never, |_| {}),
             classes: start.one(
-                "IngressClass",
+                (&rights::INGRESS_CLASSES, ""),
                 Api::all(client.clone()),
                 config(),
                 Watch { absence: classes_may_lack, trim: |_| {} },
             ),
-            services: start.each("Service", &config(), Absence::Never, |_| {}),
-            slices: start.each("EndpointSlice", &config(), Absence::Never, |slice: &mut EndpointSlice| {
+            services: start.each(&rights::SERVICES, &config(), Absence::Never, |_| {}),
+            slices: start.each(&rights::ENDPOINT_SLICES, &config(), Absence::Never, |slice: &mut EndpointSlice| {
                 if let Some(annotations) = &mut slice.metadata.annotations {
                     annotations.retain(|name, _| name == locality::WEIGHT);
                 }
             }),
-            secrets: start.each("Secret", &tls(), Absence::Never, trim_secret),
+            secrets: start.each(&rights::SECRETS, &tls(), Absence::Never, trim_secret),
             // Policies alone need them.
-            config_maps: start.each("ConfigMap", &config(), Absence::Forbidden, trim_config_map),
-            policies: start.each("BackendPolicy", &config(), Absence::UnknownKind, |_| {}),
+            config_maps: start.each(&rights::CONFIG_MAPS, &config(), Absence::Forbidden, trim_config_map),
+            policies: start.each(&rights::BACKEND_POLICIES, &config(), Absence::UnknownKind, |_| {}),
             selected: scope.namespace_selector.as_deref().map(|selector| start.namespaces(selector)),
             secret: scope.secret.as_ref().map(|(namespace, name)| {
                 let api = Api::namespaced(client.clone(), namespace);
                 let fields = format!("{TLS_SECRETS},metadata.name={name}");
                 start.one(
-                    "Secret",
+                    (&rights::SECRETS, &format!("{namespace}/{name}")),
                     api,
                     config().fields(&fields),
                     Watch { absence: Absence::Forbidden, trim: trim_secret },
@@ -109,7 +119,12 @@ impl Stores {
             }),
             service: scope.service.as_ref().map(|(namespace, name)| {
                 let api = Api::namespaced(client.clone(), namespace);
-                start.one("Service", api, one(name), Watch { absence: Absence::Forbidden, trim: |_| {} })
+                start.one(
+                    (&rights::SERVICES, &format!("{namespace}/{name}")),
+                    api,
+                    one(name),
+                    Watch { absence: Absence::Forbidden, trim: |_| {} },
+                )
             }),
         }
     }
@@ -228,6 +243,7 @@ fn config() -> watcher::Config {
 struct Start<'a> {
     client: &'a Client,
     scope: &'a Scope,
+    watches: &'a Arc<Watches>,
     tasks: &'a mut JoinSet<()>,
     dirty: &'a Arc<Notify>,
 }
@@ -236,7 +252,7 @@ impl Start<'_> {
     /// One store per watched namespace.
     fn each<K>(
         &mut self,
-        kind: &'static str,
+        right: &'static Right,
         config: &watcher::Config,
         absence: Absence,
         trim: fn(&mut K),
@@ -245,16 +261,18 @@ impl Start<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        let apis: Vec<Api<DeserializeGuard<K>>> = match &*self.scope.namespaces {
-            [] => vec![Api::all(self.client.clone())],
-            some => some.iter().map(|namespace| Api::namespaced(self.client.clone(), namespace)).collect(),
+        let client = self.client.clone();
+        let apis: Vec<(&str, Api<DeserializeGuard<K>>)> = match &*self.scope.namespaces {
+            [] => vec![("", Api::all(client))],
+            some => some.iter().map(|name| (name.as_str(), Api::namespaced(client.clone(), name))).collect(),
         };
-        apis.into_iter().map(|api| self.one(kind, api, config.clone(), Watch { absence, trim })).collect()
+        let one = |(namespace, api)| self.one((right, namespace), api, config.clone(), Watch { absence, trim });
+        apis.into_iter().map(one).collect()
     }
 
     fn one<K>(
         &mut self,
-        kind: &'static str,
+        (right, place): (&'static Right, &str),
         api: Api<DeserializeGuard<K>>,
         config: watcher::Config,
         watch: Watch<K>,
@@ -262,7 +280,7 @@ impl Start<'_> {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        let store = Arc::new(Store::new(kind));
+        let store = Arc::new(Store::new(right.kind, self.watches.watch(right.resource, place)));
         let events = watcher(api, config).default_backoff();
         self.tasks.spawn(follow(Arc::clone(&store), events, watch, Arc::clone(self.dirty)));
         store
@@ -270,7 +288,8 @@ impl Start<'_> {
 
     /// Namespaces by label, names only.
     fn namespaces(&mut self, selector: &str) -> Arc<Store<PartialObjectMeta<Namespace>>> {
-        let store = Arc::new(Store::new("Namespace"));
+        let right = &rights::NAMESPACES;
+        let store = Arc::new(Store::new(right.kind, self.watches.watch(right.resource, "")));
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
         let events = watcher(api, config().labels(selector)).default_backoff().map(|event| event.map(guard));
         let watch = Watch { absence: Absence::Never, trim: |_| {} };

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::{
     model::{Origin, Problem, ProblemKind},
     sources::kubernetes::{ObjectKey, cluster, status::FIELD_MANAGER_PREFIX},
+    telemetry::watches,
 };
 
 /// Annotation of `kubectl apply`: a second copy of the whole object.
@@ -28,6 +29,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 #[derive(Debug)]
 pub(super) struct Store<K> {
     kind: &'static str,
+    told: watches::Watch,
     objects: Mutex<HashMap<ObjectKey, Kept<K>>>,
     state: watch::Sender<State>,
 }
@@ -61,8 +63,8 @@ enum State {
 }
 
 impl<K: Resource<DynamicType = ()>> Store<K> {
-    pub(super) fn new(kind: &'static str) -> Self {
-        Self { kind, objects: Mutex::default(), state: watch::Sender::new(State::Waiting) }
+    pub(super) fn new(kind: &'static str, told: watches::Watch) -> Self {
+        Self { kind, told, objects: Mutex::default(), state: watch::Sender::new(State::Waiting) }
     }
 
     pub(super) async fn ready(&self) {
@@ -199,11 +201,16 @@ pub(super) async fn follow<K>(
     let mut events = pin!(events);
     let mut list = HashMap::new();
     let mut failing = None;
+    let mut listed = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
                 let works = !matches!(event, Event::Init);
+                if !works && std::mem::replace(&mut listed, true) {
+                    store.told.restarted();
+                }
                 if store.apply(event, &mut list, watch.trim) {
+                    store.told.followed(store.lock().len());
                     dirty.notify_one();
                 }
                 if works && failing.take().is_some() {
@@ -212,9 +219,11 @@ pub(super) async fn follow<K>(
             }
             Err(error) => {
                 let code = status_code(&error);
+                let advice = advice(store.kind, code);
+                store.told.failed(error.to_string(), advice.to_owned());
                 // Once per kind of failure: the backoff repeats it for as long as it lasts.
                 if failing.replace(code) != Some(code) {
-                    log_failure(store.kind, code, &error);
+                    warn!(kind = store.kind, %error, advice, "watch failed, trying again");
                 }
                 if code.is_some_and(|code| watch.absence.covers(code)) {
                     let first = store.state.send_if_modified(|state| {
@@ -233,16 +242,15 @@ pub(super) async fn follow<K>(
     }
 }
 
-fn log_failure(kind: &str, code: Option<u16>, error: &watcher::Error) {
-    let advice = match code {
+fn advice(kind: &str, code: Option<u16>) -> &'static str {
+    match code {
         Some(403) => "the ServiceAccount may not list and watch this kind: apply deploy/rbac.yaml",
         Some(404) if kind == "BackendPolicy" => {
             "the kind is not installed: apply crds/; Ingresses are served meanwhile"
         }
         Some(410) => "the watch fell behind and lists again",
         _ => "the last known state stays in force",
-    };
-    warn!(kind, %error, advice, "watch failed, trying again");
+    }
 }
 
 fn status_code(error: &watcher::Error) -> Option<u16> {
@@ -300,7 +308,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_that_breaks_off_takes_nothing_away() {
-        let store = Arc::new(Store::new("Ingress"));
+        let store = Arc::new(Store::new("Ingress", Arc::<watches::Watches>::default().watch("ingresses", "")));
         let full = vec![Ok(Event::Init), Ok(Event::InitApply(ingress("a"))), Ok(Event::InitDone)];
         assert_eq!(after(&store, Absence::Never, full).await.0, ["a"]);
         let broken = vec![Ok(Event::Init), Err(refusal(500)), Ok(Event::Init), Ok(Event::InitApply(ingress("b")))];
@@ -311,7 +319,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_malformed_object_is_a_problem_until_it_is_repaired_or_gone() {
-        let store = Arc::new(Store::new("Ingress"));
+        let store = Arc::new(Store::new("Ingress", Arc::<watches::Watches>::default().watch("ingresses", "")));
         let list = vec![
             Ok(Event::Init),
             Ok(Event::InitApply(ingress("a"))),
@@ -342,7 +350,7 @@ mod tests {
             (Absence::Forbidden, 404, State::Waiting),
             (Absence::Never, 403, State::Waiting),
         ] {
-            let store = Arc::new(Store::new("Ingress"));
+            let store = Arc::new(Store::new("Ingress", Arc::<watches::Watches>::default().watch("ingresses", "")));
             after(&store, absence, vec![Ok(Event::Init), Err(refusal(code))]).await;
             assert_eq!(state(&store), want, "{absence:?} {code}");
             after(&store, absence, vec![Ok(Event::Init), Ok(Event::InitDone)]).await;

@@ -1,0 +1,221 @@
+//! What the watches of a source see and suffer, for those who look: readiness, metrics, the admin page.
+//!
+//! The source writes, everybody else reads. It locks, and is therefore nothing for the path of a request.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Every watch, and how long changes wait until they are in force.
+#[derive(Debug, Default)]
+pub struct Watches(Mutex<Board>);
+
+#[derive(Debug, Default)]
+struct Board {
+    /// By kind and namespace; the namespace is empty where all of them are watched.
+    watches: BTreeMap<(&'static str, String), Kind>,
+    /// The first change that no compilation has begun with.
+    changed: Option<Instant>,
+    /// The first change that was compiled, and is not yet in force.
+    compiled: Option<Instant>,
+}
+
+/// One watched kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Plural resource name in lower case, such as `ingresses`.
+    pub kind: &'static str,
+    /// The worst of its namespaces.
+    pub state: State,
+    /// Objects held.
+    pub objects: usize,
+    /// Lists that were begun after the first.
+    pub restarts: u64,
+    /// When the API server last sent something.
+    pub last_event: Option<SystemTime>,
+}
+
+/// How a watch is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Everything was seen, and changes are followed.
+    Synced,
+    /// The first list has not come to its end.
+    Listing,
+    /// It does not work; what was seen before stays in force.
+    Failing {
+        /// When it began.
+        since: SystemTime,
+        /// What the API server said.
+        reason: String,
+        /// What to do about it.
+        advice: String,
+    },
+}
+
+impl State {
+    /// One word for labels: `synced`, `listing` or `failing`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Listing => "listing",
+            Self::Failing { .. } => "failing",
+        }
+    }
+
+    fn worse(self, other: Self) -> Self {
+        match (&self, &other) {
+            // What began first is likely the cause.
+            (Self::Failing { since, .. }, Self::Failing { since: earlier, .. }) if earlier < since => other,
+            (Self::Failing { .. }, _) | (Self::Listing, Self::Listing | Self::Synced) => self,
+            _ => other,
+        }
+    }
+}
+
+impl Watches {
+    /// Begins a watch of a kind in a namespace, or in all of them when it is empty.
+    pub fn watch(self: &Arc<Self>, kind: &'static str, namespace: &str) -> Watch {
+        let key = (kind, namespace.to_owned());
+        let new = Kind { kind, state: State::Listing, objects: 0, restarts: 0, last_event: None };
+        self.lock().watches.insert(key.clone(), new);
+        Watch { watches: Arc::clone(self), key }
+    }
+
+    /// Every kind once, sorted by name. Namespaces that are watched one by one are added up.
+    pub fn snapshot(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for watch in self.lock().watches.values().cloned() {
+            match kinds.last_mut().filter(|last| last.kind == watch.kind) {
+                Some(last) => {
+                    last.objects += watch.objects;
+                    last.restarts += watch.restarts;
+                    last.last_event = last.last_event.max(watch.last_event);
+                    last.state = std::mem::replace(&mut last.state, State::Synced).worse(watch.state);
+                }
+                None => kinds.push(watch),
+            }
+        }
+        kinds
+    }
+
+    /// Age of the oldest change that is not yet in force; zero when there is none.
+    pub fn lag(&self) -> Duration {
+        let board = self.lock();
+        let oldest = board.compiled.into_iter().chain(board.changed).min();
+        oldest.map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// A compilation begins: it sees every change up to now.
+    pub fn compiling(&self) {
+        let mut board = self.lock();
+        let changed = board.changed.take();
+        board.compiled = board.compiled.or(changed);
+    }
+
+    /// What was compiled last is in force.
+    pub fn in_force(&self) {
+        self.lock().compiled = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pen of one watch.
+#[derive(Debug)]
+pub struct Watch {
+    watches: Arc<Watches>,
+    key: (&'static str, String),
+}
+
+impl Watch {
+    /// A list begins, not for the first time.
+    pub fn restarted(&self) {
+        self.write(|watch| watch.restarts += 1);
+    }
+
+    /// Something came and `objects` are held now. The watch works.
+    pub fn followed(&self, objects: usize) {
+        self.write(|watch| {
+            watch.state = State::Synced;
+            watch.objects = objects;
+            watch.last_event = Some(SystemTime::now());
+        });
+        self.watches.lock().changed.get_or_insert_with(Instant::now);
+    }
+
+    /// The watch does not work.
+    pub fn failed(&self, reason: String, advice: String) {
+        self.write(|watch| {
+            let since = match &watch.state {
+                State::Failing { since, .. } => *since,
+                State::Synced | State::Listing => SystemTime::now(),
+            };
+            watch.state = State::Failing { since, reason, advice };
+        });
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Kind)) {
+        if let Some(watch) = self.watches.lock().watches.get_mut(&self.key) {
+            change(watch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_as_well_as_the_worst_of_its_namespaces() {
+        let watches = Arc::<Watches>::default();
+        let (a, b, other) =
+            (watches.watch("services", "a"), watches.watch("services", "b"), watches.watch("ingresses", ""));
+        let states = || watches.snapshot().iter().map(|kind| (kind.kind, kind.state.name())).collect::<Vec<_>>();
+        assert_eq!(states(), [("ingresses", "listing"), ("services", "listing")]);
+        a.followed(2);
+        other.followed(1);
+        assert_eq!(states(), [("ingresses", "synced"), ("services", "listing")]);
+        b.failed("no".to_owned(), "grant it".to_owned());
+        assert_eq!(states(), [("ingresses", "synced"), ("services", "failing")]);
+        b.restarted();
+        b.followed(3);
+        let services = watches.snapshot().remove(1);
+        assert_eq!((services.objects, services.restarts, services.state), (5, 1, State::Synced));
+    }
+
+    #[test]
+    fn a_failure_keeps_its_beginning_while_it_lasts() {
+        let watches = Arc::<Watches>::default();
+        let watch = watches.watch("services", "");
+        let since = || match watches.snapshot().remove(0).state {
+            State::Failing { since, .. } => since,
+            other => panic!("{other:?}"),
+        };
+        watch.failed("one".to_owned(), String::new());
+        let first = since();
+        watch.failed("two".to_owned(), String::new());
+        assert_eq!(since(), first);
+    }
+
+    #[test]
+    fn a_change_ages_until_it_is_in_force() {
+        let watches = Arc::<Watches>::default();
+        let watch = watches.watch("services", "");
+        assert_eq!(watches.lag(), Duration::ZERO);
+        watch.followed(1);
+        assert!(watches.lag() > Duration::ZERO);
+        watches.compiling();
+        watch.followed(2);
+        assert!(watches.lag() > Duration::ZERO);
+        watches.in_force();
+        assert!(watches.lag() > Duration::ZERO, "one came while the other was compiled");
+        watches.compiling();
+        watches.in_force();
+        assert_eq!(watches.lag(), Duration::ZERO);
+    }
+}
