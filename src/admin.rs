@@ -1,4 +1,5 @@
 //! The operator's port: liveness, readiness, metrics and the configuration in force. Never on a traffic port.
+//! What the kubelet and Prometheus ask for can have a port of its own, which shows nothing else.
 //!
 //! It answers GET only and changes nothing. Private keys cannot appear: the model does not serialise them.
 
@@ -43,10 +44,31 @@ pub struct State {
     pub stopping: CancellationToken,
 }
 
-/// The admin port cannot be had.
+/// A port for those who look after the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Everything there is to see.
+    Admin,
+    /// Liveness, readiness and metrics alone: others than operators may reach it.
+    Monitoring,
+}
+
+impl Port {
+    /// Its name, in logs and as a flag.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Monitoring => "monitoring",
+        }
+    }
+}
+
+/// A port cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}; choose another address with --admin")]
+#[error("cannot listen on {address}; choose another address with --{}", port.name())]
 pub struct BindError {
+    /// Which port.
+    pub port: Port,
     /// The address.
     pub address: SocketAddr,
     /// Why.
@@ -57,32 +79,44 @@ pub struct BindError {
 ///
 /// # Errors
 /// When the address is in use or not ours.
-pub fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+pub fn bind(port: Port, address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
     let bind = || {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     };
-    bind().map_err(|source| BindError { address, source })
+    bind().map_err(|source| BindError { port, address, source })
 }
 
-/// Serves the admin port until `stop`.
+/// Serves the port until `stop`.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: tokio::net::TcpListener, state: State, stop: CancellationToken) -> io::Result<()> {
-    axum::serve(listener, router(state)).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(
+    port: Port,
+    listener: tokio::net::TcpListener,
+    state: State,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let router = match port {
+        Port::Admin => monitoring().merge(operator()),
+        Port::Monitoring => monitoring(),
+    };
+    axum::serve(listener, router.with_state(state)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-fn router(state: State) -> Router {
+/// What may be seen by more than the operator.
+fn monitoring() -> Router<State> {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/debug/snapshot", get(snapshot))
-        .route("/debug/backends", get(backends))
-        .with_state(state)
+}
+
+/// What shows the configuration.
+fn operator() -> Router<State> {
+    Router::new().route("/debug/snapshot", get(snapshot)).route("/debug/backends", get(backends))
 }
 
 #[derive(Deserialize)]
@@ -233,10 +267,10 @@ mod tests {
         let live = Live::new(Arc::clone(&metrics), "one");
         let (serving, stopping) = (Arc::<AtomicBool>::default(), CancellationToken::new());
         let state = State { live: live.clone(), metrics, serving: serving.clone(), stopping: stopping.clone() };
-        let (listener, address) = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let (listener, address) = bind(Port::Admin, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let stop = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, state, stop.clone()));
+        let server = tokio::spawn(serve(Port::Admin, listener, state, stop.clone()));
 
         assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));
         let unready = ask(address, "/readyz").await;
@@ -257,8 +291,10 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_told_with_the_flag_to_change() {
-        let (_held, address) = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        let error = bind(address).unwrap_err();
-        assert!(error.to_string().contains("--admin"), "{error}");
+        let (_held, address) = bind(Port::Admin, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        for (port, flag) in [(Port::Admin, "--admin"), (Port::Monitoring, "--monitoring")] {
+            let error = bind(port, address).unwrap_err();
+            assert!(error.to_string().contains(flag), "{error}");
+        }
     }
 }

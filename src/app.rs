@@ -6,6 +6,7 @@
 mod publish;
 
 use std::{
+    net::SocketAddr,
     process::ExitCode,
     sync::{
         Arc,
@@ -24,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    admin, health,
+    admin::{self, Port},
+    health,
     model::Backend,
     proxy::{Proxy, Running},
     routing::Live,
@@ -49,10 +51,13 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
     logging::init(settings.log.format, &settings.log.level)?;
     let metrics = Arc::new(Metrics::new(settings.proxy.threads.get()));
-    let (admin, admin_address) = admin::bind(settings.admin)?;
-    settings.proxy.reserved_ports.push(admin_address.port());
+    let own = [(Port::Admin, Some(settings.admin)), (Port::Monitoring, settings.monitoring)];
+    let own = own.into_iter().filter_map(|(port, address)| Some(OwnPort::bind(port, address?)));
+    let own = own.collect::<Result<Vec<_>, _>>()?;
+    settings.proxy.reserved_ports.extend(own.iter().map(|own| own.address.port()));
     let proxy = Proxy::bind(&settings.proxy)?;
-    for (listener, address) in proxy.addresses().into_iter().chain([("admin", admin_address)]) {
+    let addresses = own.iter().map(|own| (own.port.name(), own.address));
+    for (listener, address) in proxy.addresses().into_iter().chain(addresses) {
         info!(listener, %address, "bound");
     }
     let access_log =
@@ -72,10 +77,24 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
         stop: CancellationToken::new(),
         tasks: JoinSet::new(),
     };
-    let outcome = control.block_on(app.serve(settings, proxy, admin));
+    let outcome = control.block_on(app.serve(settings, proxy, own));
     access_log.finish(LAST_LINES);
     control.shutdown_background();
     outcome
+}
+
+/// A port that tells of the process.
+struct OwnPort {
+    port: Port,
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl OwnPort {
+    fn bind(port: Port, address: SocketAddr) -> Result<Self, admin::BindError> {
+        let (listener, address) = admin::bind(port, address)?;
+        Ok(Self { port, listener, address })
+    }
 }
 
 /// What the tasks share.
@@ -93,14 +112,11 @@ struct App {
 }
 
 impl App {
-    async fn serve(
-        mut self,
-        settings: Settings,
-        proxy: Proxy,
-        admin: std::net::TcpListener,
-    ) -> anyhow::Result<ExitCode> {
+    async fn serve(mut self, settings: Settings, proxy: Proxy, own: Vec<OwnPort>) -> anyhow::Result<ExitCode> {
         let mut signals = Signals::listen()?;
-        self.spawn_admin(admin)?;
+        for port in own {
+            self.spawn_admin(port)?;
+        }
         let updates = self.spawn_sources(settings.sources).await?;
         let (first, in_force) = oneshot::channel();
         let published = Arc::new(Notify::new());
@@ -162,16 +178,22 @@ impl App {
         self.tasks.spawn(async move { (name, task.await) });
     }
 
-    fn spawn_admin(&mut self, listener: std::net::TcpListener) -> anyhow::Result<()> {
+    fn spawn_admin(&mut self, own: OwnPort) -> anyhow::Result<()> {
         let state = admin::State {
             live: self.live.clone(),
             metrics: Arc::clone(&self.metrics),
             serving: Arc::clone(&self.serving),
             stopping: self.stopping.clone(),
         };
-        let listener = tokio::net::TcpListener::from_std(listener).context("cannot serve the admin port")?;
+        let OwnPort { port, listener, .. } = own;
+        let listener = tokio::net::TcpListener::from_std(listener)
+            .with_context(|| format!("cannot serve the {} port", port.name()))?;
         let stop = self.stop.clone();
-        self.spawn("admin port", async { Ok(admin::serve(listener, state, stop).await?) });
+        let name = match port {
+            Port::Admin => "admin port",
+            Port::Monitoring => "monitoring port",
+        };
+        self.spawn(name, async move { Ok(admin::serve(port, listener, state, stop).await?) });
         Ok(())
     }
 

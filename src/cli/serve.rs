@@ -57,6 +57,9 @@ struct ListenArgs {
     /// Address for health, metrics and debugging; keep it off public networks.
     #[arg(long, env = "PIERHEAD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
+    /// Address with /livez, /readyz and /metrics alone, for the kubelet and Prometheus to reach [default: none].
+    #[arg(long, env = "PIERHEAD_MONITORING", value_name = "ADDR")]
+    monitoring: Option<SocketAddr>,
     /// Threads that serve traffic [default: one per CPU].
     #[arg(long, env = "PIERHEAD_THREADS", value_name = "N", value_parser = threads)]
     threads: Option<NonZeroUsize>,
@@ -147,6 +150,7 @@ impl Args {
             identity: self.identity(),
             sources,
             admin: self.listen.admin,
+            monitoring: self.listen.monitoring,
             drain: Drain { delay: self.timeouts.drain_delay, timeout: self.timeouts.drain_timeout },
             log: self.log.log(),
             access_log: self.log.access_log(),

@@ -4,7 +4,7 @@ use crate::support::{
     backend::Backend,
     client::{Raw, get},
     manifests::{ingress, service},
-    pierhead::Pierhead,
+    pierhead::{Pierhead, Setup},
     tls::Pair,
 };
 
@@ -67,4 +67,22 @@ async fn traffic_ports_know_nothing_of_it() {
         assert_eq!(get(pierhead.http, "a.example", path).await.backend(), "one", "an ordinary path of the backend");
     }
     assert_eq!(get(pierhead.admin, "admin", "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_monitoring_port_shows_probes_and_metrics_and_nothing_else() {
+    let pierhead = Setup::default().flag("--monitoring=127.0.0.1:0").start().await;
+    let bound = pierhead.told("the monitoring port", |line| line["listener"] == "monitoring").await;
+    let monitoring = bound["address"].as_str().unwrap().parse().unwrap();
+    for (path, status) in [
+        ("/livez", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/", 404),
+        ("/debug/snapshot", 404),
+        ("/debug/backends", 404),
+    ] {
+        assert_eq!(get(monitoring, "monitoring", path).await.status, status, "{path}");
+    }
+    assert_eq!(get(pierhead.admin, "admin", "/debug/snapshot").await.status, 200);
 }
