@@ -1,0 +1,45 @@
+//! Liveness and readiness, as the kubelet asks for them.
+//!
+//! The process is live as long as it answers; it is ready while traffic should come here.
+
+use std::sync::atomic::Ordering;
+
+use axum::{
+    extract::{Query, State as Shared},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+
+use super::State;
+
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+#[derive(Deserialize)]
+pub(super) struct Verbose {
+    verbose: Option<String>,
+}
+
+/// 200 while traffic should come here: a configuration is in force and the process is not stopping.
+pub(super) async fn readyz(Shared(state): Shared<State>, Query(query): Query<Verbose>) -> Response {
+    let checks = [
+        ("configuration", state.live.is_published(), "no configuration is in force yet"),
+        ("serving", state.serving.load(Ordering::Acquire), "the data plane has not started"),
+        ("shutdown", !state.stopping.is_cancelled(), "the process is stopping"),
+    ];
+    let failed = checks.iter().find(|(_, good, _)| !good);
+    let status = if failed.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let body = match failed {
+        _ if query.verbose.is_some() => {
+            let line = |(name, good, reason): &(&str, bool, &str)| {
+                if *good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: {reason}\n") }
+            };
+            checks.iter().map(line).collect()
+        }
+        Some((_, _, reason)) => format!("{reason}\n"),
+        None => "ok\n".to_owned(),
+    };
+    (status, body).into_response()
+}

@@ -1,0 +1,162 @@
+//! The operator's port: liveness, readiness, metrics and the configuration in force. Never on a traffic port.
+//! What the kubelet and Prometheus ask for can have a port of its own, which shows nothing else.
+//!
+//! It answers GET only and changes nothing.
+
+mod debug;
+mod health;
+mod metrics;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use axum::{Router, routing::get};
+use tokio_util::sync::CancellationToken;
+
+use crate::{routing::Live, telemetry::metrics::Metrics};
+
+/// What the admin port tells of.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The configuration in force.
+    pub live: Live,
+    /// Everything counted.
+    pub metrics: Arc<Metrics>,
+    /// The data plane runs.
+    pub serving: Arc<AtomicBool>,
+    /// Shutdown has begun.
+    pub stopping: CancellationToken,
+}
+
+/// A port for those who look after the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Everything there is to see.
+    Admin,
+    /// Liveness, readiness and metrics alone: others than operators may reach it.
+    Monitoring,
+}
+
+impl Port {
+    /// Its name, in logs and as a flag.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Monitoring => "monitoring",
+        }
+    }
+}
+
+/// A port cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}; choose another address with --{}", port.name())]
+pub struct BindError {
+    /// Which port.
+    pub port: Port,
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// Listens on `address`; returns the address with the port that was given for port 0.
+///
+/// # Errors
+/// When the address is in use or not ours.
+pub fn bind(port: Port, address: SocketAddr) -> Result<(TcpListener, SocketAddr), BindError> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    bind().map_err(|source| BindError { port, address, source })
+}
+
+/// Serves the port until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    port: Port,
+    listener: tokio::net::TcpListener,
+    state: State,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let router = match port {
+        Port::Admin => monitoring().merge(operator()),
+        Port::Monitoring => monitoring(),
+    };
+    axum::serve(listener, router.with_state(state)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// What may be seen by more than the operator.
+fn monitoring() -> Router<State> {
+    Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
+}
+
+/// What shows the configuration.
+fn operator() -> Router<State> {
+    Router::new().route("/debug/snapshot", get(debug::snapshot)).route("/debug/backends", get(debug::backends))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::atomic::Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_the_first_configuration_and_the_stop() {
+        let metrics = Arc::new(Metrics::new(1));
+        let live = Live::new(Arc::clone(&metrics), "one");
+        let (serving, stopping) = (Arc::<AtomicBool>::default(), CancellationToken::new());
+        let state = State { live: live.clone(), metrics, serving: serving.clone(), stopping: stopping.clone() };
+        let (listener, address) = bind(Port::Admin, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(Port::Admin, listener, state, stop.clone()));
+
+        assert!(ask(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        let unready = ask(address, "/readyz").await;
+        assert!(unready.starts_with("HTTP/1.1 503") && unready.contains("no configuration"), "{unready}");
+        live.publish(Arc::default());
+        serving.store(true, Ordering::Release);
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "/debug/snapshot").await.contains("\"problems\":[]"));
+        assert!(ask(address, "/debug/backends").await.ends_with("[]"));
+        let scraped = ask(address, "/metrics").await;
+        assert!(scraped.contains(metrics::OPEN_METRICS) && scraped.ends_with("# EOF\n"), "{scraped}");
+        stopping.cancel();
+        let stopped = ask(address, "/readyz?verbose").await;
+        assert!(stopped.starts_with("HTTP/1.1 503") && stopped.contains("[-]shutdown failed"), "{stopped}");
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_port_in_use_is_told_with_the_flag_to_change() {
+        let (_held, address) = bind(Port::Admin, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        for (port, flag) in [(Port::Admin, "--admin"), (Port::Monitoring, "--monitoring")] {
+            let error = bind(port, address).unwrap_err();
+            assert!(error.to_string().contains(flag), "{error}");
+        }
+    }
+}
