@@ -36,6 +36,74 @@ fn the_reference_of_backend_policy_is_that_of_the_schema() {
     assert!(written == generated || env::var_os("PIERHEAD_UPDATE").is_some(), "run with PIERHEAD_UPDATE=1");
 }
 
+#[test]
+fn the_reference_of_flags_is_that_of_the_command_line() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/flags.md");
+    let written = fs::read_to_string(&path).unwrap();
+    let (by_hand, _) = written.split_once("-->\n").expect("the mark of what is generated");
+    let mut generated = format!("{by_hand}-->\n");
+    for command in pierhead::cli::definition().get_subcommands() {
+        write_command(&mut generated, command);
+    }
+    if env::var_os("PIERHEAD_UPDATE").is_some() {
+        fs::write(&path, &generated).unwrap();
+    }
+    assert!(written == generated || env::var_os("PIERHEAD_UPDATE").is_some(), "run with PIERHEAD_UPDATE=1");
+}
+
+/// A command with its arguments, then a table of flags for each group of its help.
+fn write_command(text: &mut String, command: &clap::Command) {
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    writeln!(text, "\n## `pierhead {}`\n\n{}.", command.get_name(), about.trim_end_matches('.')).unwrap();
+    for argument in command.get_positionals() {
+        writeln!(text, "\n`{argument}`: {}.", help(argument).0.trim_end_matches('.')).unwrap();
+    }
+    let mut groups: Vec<(&str, Vec<&clap::Arg>)> = Vec::new();
+    for flag in command.get_opts().filter(|flag| !flag.is_hide_set()) {
+        let heading = flag.get_help_heading().unwrap_or("Other");
+        match groups.iter_mut().find(|(name, _)| *name == heading) {
+            Some((_, flags)) => flags.push(flag),
+            None => groups.push((heading, vec![flag])),
+        }
+    }
+    for (heading, flags) in groups {
+        writeln!(text, "\n### {heading} of `{}`\n", command.get_name()).unwrap();
+        writeln!(text, "| Flag | Variable | Default | |\n|---|---|---|---|").unwrap();
+        for flag in flags {
+            let (about, default) = help(flag);
+            let variable = flag.get_env().map(|name| format!("`{}`", name.display())).unwrap_or_default();
+            let usage = usage(flag).replace('|', "\\|");
+            writeln!(text, "| `{usage}` | {variable} | {default} | {} |", about.replace('|', "\\|")).unwrap();
+        }
+    }
+}
+
+/// `-o, --long VALUE`.
+fn usage(flag: &clap::Arg) -> String {
+    let short = flag.get_short().map(|short| format!("-{short}"));
+    let long = flag.get_long().map(|long| format!("--{long}"));
+    let name = short.into_iter().chain(long).collect::<Vec<_>>().join(", ");
+    let values = flag.get_value_names().filter(|_| flag.get_action().takes_values()).unwrap_or_default();
+    values.iter().fold(name, |name, value| format!("{name} {value}"))
+}
+
+/// What a flag is for, and what holds without it: its default value or what its help says of it.
+fn help(flag: &clap::Arg) -> (String, String) {
+    let text = flag.get_help().map(ToString::to_string).unwrap_or_default();
+    let (about, told) = match text.split_once(" [default: ") {
+        Some((about, rest)) => (about.to_owned(), rest.trim_end_matches(['.', ']']).to_owned()),
+        None => (text, String::new()),
+    };
+    let values: Vec<_> = flag.get_default_values().iter().map(|value| format!("`{}`", value.display())).collect();
+    let default = match flag.get_action().takes_values() {
+        _ if !told.is_empty() => told,
+        true if flag.is_required_set() => "required".to_owned(),
+        true => values.join(", "),
+        false => "off".to_owned(),
+    };
+    (about, default)
+}
+
 /// Each leaf of the schema has a row in docs/backend-policy-tests.md, and each test that it names exists and speaks of
 /// the field.
 #[test]

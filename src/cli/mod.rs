@@ -43,6 +43,11 @@ pub fn main() -> ExitCode {
     run(std::env::args_os())
 }
 
+/// Every command and flag, as docs/flags.md is written from.
+pub fn definition() -> Command {
+    Cli::command()
+}
+
 fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = command().try_get_matches_from(arguments).and_then(|found| Cli::from_arg_matches(&found));
     let cli = match parsed {

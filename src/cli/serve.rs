@@ -41,7 +41,7 @@ pub(super) struct Args {
     log: LogArgs,
     /// Name of this replica among its like, in leader election and in the choice of a subset of endpoints [default: the
     /// Pod's name, or the host name].
-    #[arg(long, env = "PIERHEAD_IDENTITY", value_name = "NAME")]
+    #[arg(long, env = "PIERHEAD_IDENTITY", value_name = "NAME", help_heading = "Process")]
     identity: Option<String>,
 }
 
