@@ -49,7 +49,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// # Errors
 /// When something that the user can mend keeps it from starting: a port in use, a source that cannot be read.
 pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
-    logging::init(settings.log.format, &settings.log.level)?;
+    let log_level = logging::init(settings.log.format, &settings.log.level)?;
     let metrics = Arc::new(Metrics::new(settings.proxy.threads.get()));
     let own = [(Port::Admin, Some(settings.admin)), (Port::Monitoring, settings.monitoring)];
     let own = own.into_iter().filter_map(|(port, address)| Some(OwnPort::bind(port, address?)));
@@ -71,6 +71,7 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let app = App {
         live: Live::new(Arc::clone(&metrics), &settings.identity),
         metrics,
+        log_level,
         access_log: access_log.clone(),
         serving: Arc::default(),
         stopping: CancellationToken::new(),
@@ -101,6 +102,7 @@ impl OwnPort {
 struct App {
     live: Live,
     metrics: Arc<Metrics>,
+    log_level: logging::Level,
     access_log: AccessLog,
     /// The data plane runs.
     serving: Arc<AtomicBool>,
@@ -182,6 +184,7 @@ impl App {
         let state = admin::State {
             live: self.live.clone(),
             metrics: Arc::clone(&self.metrics),
+            log_level: self.log_level.clone(),
             serving: Arc::clone(&self.serving),
             stopping: self.stopping.clone(),
         };

@@ -1,10 +1,11 @@
 //! The operator's port: liveness, readiness, metrics and the configuration in force. Never on a traffic port.
 //! What the kubelet and Prometheus ask for can have a port of its own, which shows nothing else.
 //!
-//! It answers GET only and changes nothing.
+//! It changes nothing but the level of the process log.
 
 mod debug;
 mod health;
+mod log_level;
 mod metrics;
 
 use std::{
@@ -16,7 +17,10 @@ use std::{
 use axum::{Router, routing::get};
 use tokio_util::sync::CancellationToken;
 
-use crate::{routing::Live, telemetry::metrics::Metrics};
+use crate::{
+    routing::Live,
+    telemetry::{logging::Level, metrics::Metrics},
+};
 
 /// What the admin port tells of.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct State {
     pub live: Live,
     /// Everything counted.
     pub metrics: Arc<Metrics>,
+    /// What the process log lets through.
+    pub log_level: Level,
     /// The data plane runs.
     pub serving: Arc<AtomicBool>,
     /// Shutdown has begun.
@@ -101,9 +107,12 @@ fn monitoring() -> Router<State> {
         .route("/metrics", get(metrics::metrics))
 }
 
-/// What shows the configuration.
+/// What shows the configuration, and what changes the log.
 fn operator() -> Router<State> {
-    Router::new().route("/debug/snapshot", get(debug::snapshot)).route("/debug/backends", get(debug::backends))
+    Router::new()
+        .route("/debug/snapshot", get(debug::snapshot))
+        .route("/debug/backends", get(debug::backends))
+        .merge(log_level::routes())
 }
 
 #[cfg(test)]
@@ -128,7 +137,9 @@ mod tests {
         let metrics = Arc::new(Metrics::new(1));
         let live = Live::new(Arc::clone(&metrics), "one");
         let (serving, stopping) = (Arc::<AtomicBool>::default(), CancellationToken::new());
-        let state = State { live: live.clone(), metrics, serving: serving.clone(), stopping: stopping.clone() };
+        let (log_level, _log) = Level::detached("info");
+        let (starts, stops) = (serving.clone(), stopping.clone());
+        let state = State { live: live.clone(), metrics, log_level, serving: starts, stopping: stops };
         let (listener, address) = bind(Port::Admin, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let stop = CancellationToken::new();

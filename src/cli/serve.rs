@@ -134,7 +134,8 @@ struct LogArgs {
     /// How log lines on standard error are written: text or json.
     #[arg(long, env = "PIERHEAD_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
     log_format: logging::Format,
-    /// error, warn, info, debug, trace, or a list such as info,pierhead=debug.
+    /// off, error, warn, info, debug, trace, or a list such as info,pierhead=debug; PUT to /debug/log-level on the admin
+    /// port changes it.
     #[arg(long, env = "PIERHEAD_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: String,
     /// How requests are logged on standard output: off, text or json [default: as --log-format].

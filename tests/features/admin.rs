@@ -2,7 +2,7 @@
 
 use crate::support::{
     backend::Backend,
-    client::{Raw, get},
+    client::{Raw, get, raw, status_of},
     manifests::{ingress, service},
     pierhead::{Pierhead, Setup},
     tls::Pair,
@@ -81,8 +81,53 @@ async fn the_monitoring_port_shows_probes_and_metrics_and_nothing_else() {
         ("/", 404),
         ("/debug/snapshot", 404),
         ("/debug/backends", 404),
+        ("/debug/log-level", 404),
     ] {
         assert_eq!(get(monitoring, "monitoring", path).await.status, status, "{path}");
     }
     assert_eq!(get(pierhead.admin, "admin", "/debug/snapshot").await.status, 200);
+}
+
+/// A request with a body to the admin port; status and body come back.
+async fn put_level(pierhead: &Pierhead, method: &str, fields: &str, body: &str) -> (u16, String) {
+    let length = body.len();
+    let head = format!("{method} /debug/log-level HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{fields}");
+    let answer = raw(pierhead.admin, format!("{head}content-length: {length}\r\n\r\n{body}")).await;
+    (status_of(&answer), answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+#[tokio::test]
+async fn the_log_level_changes_at_run_time() {
+    let one = Backend::start("one").await;
+    let pierhead = Setup::default()
+        .manifests(ingress("main").prefix("/", "one").to_string() + &service("one", &[one.address]))
+        .flag("--log-level=off,pierhead=info")
+        .start()
+        .await;
+    let level = async || get(pierhead.admin, "admin", "/debug/log-level").await.text();
+    assert_eq!(level().await, "off,pierhead=info\n");
+    assert_eq!(put_level(&pierhead, "PUT", "", "trace\n").await, (200, "trace\n".to_owned()));
+    let changed = |line: &serde_json::Value| line["message"] == "log level changed";
+    assert_eq!(pierhead.told("the change", changed).await["to"], "trace");
+    get(pierhead.http, "a.example", "/").await;
+    pierhead.told("a line that only the new level lets through", |line| line["level"] == "TRACE").await;
+
+    for (body, fields, status) in [
+        ("loud", "", 400),
+        ("", "", 400),
+        ("info,pierhead", "", 400),
+        ("\u{7f}\n\u{1b}", "", 400),
+        ("info", "origin: http://evil.example\r\n", 403),
+        ("info", "sec-fetch-site: same-origin\r\n", 403),
+        (&"x".repeat(5000), "", 413),
+    ] {
+        let (answered, told) = put_level(&pierhead, "PUT", fields, body).await;
+        assert_eq!(answered, status, "{body:?}: {told}");
+        assert!(status != 400 || told.contains("expected off, error"), "{told}");
+    }
+    assert_eq!(put_level(&pierhead, "POST", "", "info").await.0, 405);
+    assert_eq!(level().await, "trace\n", "what is refused changes nothing");
+    put_level(&pierhead, "PUT", "", "warn").await;
+    pierhead.told("the second change", |line| changed(line) && line["to"] == "warn").await;
+    assert_eq!(pierhead.log().into_iter().filter(changed).count(), 2, "each change is told once");
 }
