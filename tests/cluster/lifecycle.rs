@@ -208,7 +208,7 @@ async fn namespaces_by_label(cluster: &Cluster) {
     scene.backends(&["a"]).await;
     let host = scene.host("www");
     scene.apply(ingress("front").host(&host).prefix("/", "a:80")).await;
-    // The rule that deploy/rbac.yaml names for this setting.
+    // The rule that the chart adds for this setting.
     let shipped = cluster.get("", "ClusterRole", "pierhead").await["rules"].clone();
     let mut rules = shipped.clone();
     let rule = json!({"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]});

@@ -6,7 +6,10 @@
 #![expect(clippy::print_stdout, reason = "each case is reported")]
 #![expect(clippy::large_futures, reason = "a case is one future and runs once")]
 
+mod chart;
 mod faults;
+#[path = "../support/helm.rs"]
+mod helm;
 mod leader;
 mod lifecycle;
 mod policy;
@@ -16,7 +19,7 @@ mod status;
 mod support;
 mod tls;
 
-use support::{Cases, Cluster, in_namespace};
+use support::{Cases, Cluster, ControlPlane, in_namespace};
 
 #[test]
 fn routing() {
@@ -48,6 +51,16 @@ fn telling() {
         policy::cases(&cluster, &mut cases).await;
         leader::cases(&cluster, &mut cases).await;
         cases.finish("telling");
+    });
+}
+
+#[test]
+fn installation() {
+    in_namespace("installation", async || {
+        let control_plane = ControlPlane::start().await;
+        let mut cases = Cases::default();
+        chart::cases(&control_plane, &mut cases).await;
+        cases.finish("installation");
     });
 }
 

@@ -11,7 +11,8 @@
 {{- $sum -}}
 {{- end -}}
 
-{{/* The flags as a map in YAML; a flag without a value has "". */}}
+{{/* The flags as a map in YAML; a flag without a value has "". $(POD_NAMESPACE) is for Kubernetes to fill in: manifests
+     can then be moved to another namespace. */}}
 {{- define "pierhead.flags" -}}
 {{- $controller := .Values.controller -}}
 {{- $flags := dict
@@ -55,7 +56,7 @@ ingress-class: {{ . | quote }}
 watch-ingress-without-class: ""
 {{- end }}
 {{- if $controller.scope.enabled }}
-watch-namespace: {{ include "pierhead.namespaces" . | fromYamlArray | join "," | quote }}
+watch-namespace: {{ ternary (include "pierhead.namespaces" . | fromYamlArray | join ",") "$(POD_NAMESPACE)" (ne $controller.scope.namespace "") | quote }}
 {{- else if $controller.scope.namespaceSelector }}
 watch-namespace-selector: {{ $controller.scope.namespaceSelector | quote }}
 {{- end }}
@@ -79,7 +80,7 @@ allow-external-name: ""
 
 {{- define "pierhead.publishService" -}}
 {{- $controller := .Values.controller -}}
-{{- $own := printf "%s/%s" (include "pierhead.namespace" .) (include "pierhead.fullname" .) -}}
+{{- $own := printf "$(POD_NAMESPACE)/%s" (include "pierhead.fullname" .) -}}
 {{- if not $controller.publishService.enabled -}}
 {{- else if $controller.publishService.pathOverride -}}
 {{- $controller.publishService.pathOverride -}}

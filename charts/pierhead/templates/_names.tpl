@@ -68,3 +68,13 @@ metadata:
 {{- range splitList "," $named }}{{ $list = append $list (trim .) }}{{ end -}}
 {{- $list | uniq | toYaml -}}
 {{- end -}}
+
+{{/* Those fields of a map that say anything, in YAML: (list map (list name …)). */}}
+{{- define "pierhead.given" -}}
+{{- $map := first . -}}
+{{- $given := dict -}}
+{{- range $name := last . -}}
+{{- with get $map $name }}{{ $_ := set $given $name . }}{{ end -}}
+{{- end -}}
+{{- if $given }}{{ toYaml $given }}{{ end -}}
+{{- end -}}

@@ -140,11 +140,8 @@ hostNetwork: true
 shareProcessNamespace: true
 {{- end }}
 dnsPolicy: {{ default (ternary "ClusterFirstWithHostNet" "ClusterFirst" $controller.hostNetwork) $controller.dnsPolicy }}
-{{- range $field := list "dnsConfig" "hostAliases" "runtimeClassName" "priorityClassName" "nodeSelector" "tolerations" }}
-{{- with get $controller $field }}
-{{ $field }}:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- with include "pierhead.given" (list $controller (list "dnsConfig" "hostAliases" "runtimeClassName" "priorityClassName" "nodeSelector" "tolerations")) }}
+{{- . | nindent 0 }}
 {{- end }}
 {{- with $controller.affinity }}
 affinity:

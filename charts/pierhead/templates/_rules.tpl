@@ -60,7 +60,7 @@
 {{- $watched := include "pierhead.namespaces" . | fromYamlArray -}}
 {{- $singles := list -}}
 {{- range $flag, $resource := dict "publish-service" "services" "default-certificate" "secrets" -}}
-{{- $parts := get $flags $flag | splitList "/" -}}
+{{- $parts := get $flags $flag | replace "$(POD_NAMESPACE)" (include "pierhead.namespace" $) | splitList "/" -}}
 {{- if and (eq (len $parts) 2) (not (has (first $parts) $watched)) -}}
 {{- $singles = append $singles (dict "namespace" (first $parts) "resource" $resource "name" (last $parts)) -}}
 {{- end -}}

@@ -10,18 +10,12 @@ kind: Service
 {{ include "pierhead.metadata" (dict "root" .root "name" .name "namespace" (include "pierhead.namespace" .root) "labels" .labels "annotations" $values.annotations) }}
 spec:
   type: {{ $type }}
-  {{- range $field := list "clusterIP" "clusterIPs" "externalIPs" "sessionAffinity" "trafficDistribution" "ipFamilyPolicy" "ipFamilies" }}
-  {{- with get $values $field }}
-  {{ $field }}:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- with include "pierhead.given" (list $values (list "clusterIP" "clusterIPs" "externalIPs" "sessionAffinity" "trafficDistribution" "ipFamilyPolicy" "ipFamilies")) }}
+  {{- . | nindent 2 }}
   {{- end }}
   {{- if eq $type "LoadBalancer" }}
-  {{- range $field := list "loadBalancerIP" "loadBalancerSourceRanges" "loadBalancerClass" "healthCheckNodePort" }}
-  {{- with get $values $field }}
-  {{ $field }}:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- with include "pierhead.given" (list $values (list "loadBalancerIP" "loadBalancerSourceRanges" "loadBalancerClass" "healthCheckNodePort")) }}
+  {{- . | nindent 2 }}
   {{- end }}
   {{- if not (kindIs "invalid" $values.allocateLoadBalancerNodePorts) }}
   allocateLoadBalancerNodePorts: {{ $values.allocateLoadBalancerNodePorts }}

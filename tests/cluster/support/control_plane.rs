@@ -99,13 +99,17 @@ impl ControlPlane {
 
     /// Runs kubectl as administrator; fails with its output.
     pub(crate) async fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).await.unwrap_or_else(|told| panic!("kubectl {args:?}: {told}"))
+    }
+
+    /// The same, when the API server may refuse.
+    pub(crate) async fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
         let kubeconfig = self.dir.path().join("admin.kubeconfig");
         let mut command = Command::new(self.binaries.join("kubectl"));
         command.arg("--kubeconfig").arg(kubeconfig).args(args).env("HOME", self.dir.path());
         let output = command.output().await.expect("kubectl runs");
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "kubectl {args:?}: {out}{err}");
-        out.into_owned()
+        if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{err}")) }
     }
 
     fn tail(&self, log: &str) -> String {

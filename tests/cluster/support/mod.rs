@@ -21,7 +21,7 @@ pub(crate) use backend::Backend;
 pub(crate) use cases::Cases;
 pub(crate) use client::{Traffic, get};
 pub(crate) use cluster::{Cluster, Scene};
-use control_plane::ControlPlane;
+pub(crate) use control_plane::ControlPlane;
 pub(crate) use objects::{certificate, ingress, policy, service, slice, tls_secret};
 pub(crate) use pierhead::{Pierhead, Ports};
 
