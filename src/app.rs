@@ -68,6 +68,7 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
+    metrics.watch_runtime("control", control.metrics());
     let app = App {
         live: Live::new(Arc::clone(&metrics), &settings.identity),
         metrics,

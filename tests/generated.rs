@@ -37,6 +37,23 @@ fn the_reference_of_backend_policy_is_that_of_the_schema() {
 }
 
 #[test]
+fn the_reference_of_metrics_is_that_of_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+    let written = fs::read_to_string(&path).unwrap();
+    let (by_hand, _) = written.split_once("-->\n").expect("the mark of what is generated");
+    let mut generated = format!("{by_hand}-->\n{}", pierhead::telemetry::metrics::table::markdown());
+    generated += "\n## Reasons\n\nThe label `reason` of answers and refusals, and `outcome` of attempts without a response.\n\n\
+                  | Reason | |\n|---|---|\n";
+    for reason in pierhead::telemetry::Reason::ALL {
+        writeln!(generated, "| `{}` | {} |", reason.label(), reason.meaning()).unwrap();
+    }
+    if env::var_os("PIERHEAD_UPDATE").is_some() {
+        fs::write(&path, &generated).unwrap();
+    }
+    assert!(written == generated || env::var_os("PIERHEAD_UPDATE").is_some(), "run with PIERHEAD_UPDATE=1");
+}
+
+#[test]
 fn the_reference_of_flags_is_that_of_the_command_line() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/flags.md");
     let written = fs::read_to_string(&path).unwrap();

@@ -2,18 +2,22 @@
 
 use axum::{
     extract::State as Shared,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
 };
 
 use super::State;
+use crate::telemetry::metrics::Format;
 
-/// What `/metrics` is written in.
-pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-pub(super) async fn metrics(Shared(state): Shared<State>) -> Response {
-    match state.metrics.encode() {
-        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+/// Everything counted, in the format that is asked for.
+pub(super) async fn metrics(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::of(accept);
+    match state.metrics.encode(format) {
+        Ok(written) => ([(CONTENT_TYPE, format.content_type())], written).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

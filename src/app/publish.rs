@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use tokio::sync::{Notify, oneshot};
@@ -12,7 +13,7 @@ use crate::{
     model::{Compiled, Problem, Severity},
     routing::Live,
     sources::Updates,
-    telemetry::metrics::Metrics,
+    telemetry::metrics::{self, Metrics},
 };
 
 /// Publishes until the sources are gone; `first` is told when something is in force, `published` each time.
@@ -45,16 +46,19 @@ pub(super) async fn run(
 async fn publish(live: &Live, metrics: &Metrics, compiled: Arc<Compiled>) {
     let (hosts, backends) = (compiled.model.hosts.len(), compiled.model.backends.len());
     let problems = compiled.problems.len();
-    let live = live.clone();
+    let (live, begun) = (live.clone(), Instant::now());
     // Indexing a large configuration takes a while: not on a thread that others wait for.
     if let Err(error) = tokio::task::spawn_blocking(move || live.publish(compiled)).await {
         error!(%error, "a configuration could not be put in force");
+        metrics::count(&metrics.process.config_failures);
         return;
     }
-    metrics.watches.in_force();
-    metrics.process.config_problems.store(i64::try_from(problems).unwrap_or(i64::MAX), Ordering::Relaxed);
+    metrics.process.published(begun.elapsed());
+    if let Some(lag) = metrics.watches.in_force() {
+        metrics.process.propagated(lag);
+    }
     // Once with each start; a busy cluster changes many times a second, and the metrics tell of that.
-    if metrics.process.config_publishes.fetch_add(1, Ordering::Relaxed) == 0 {
+    if metrics.process.config_publishes.load(Ordering::Relaxed) == 1 {
         info!(hosts, backends, problems, "configuration in force");
     } else {
         debug!(hosts, backends, problems, "configuration in force");

@@ -19,6 +19,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ProtocolVersion;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -36,6 +37,7 @@ use super::{
 };
 use crate::{
     matching::RequestHost,
+    telemetry::metrics::Handshake,
     transport::{Proxied, TCP_KEEP_ALIVE, Transport, tune},
 };
 
@@ -230,11 +232,17 @@ async fn serve_plain(worker: &Rc<Worker>, mut stream: TcpStream, peer: SocketAdd
 async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let acceptor = TlsAcceptor::from(Arc::clone(&worker.tls));
     let handshake = tokio::time::timeout(worker.settings.timeouts.handshake, acceptor.accept(stream));
-    let Ok(Ok(stream)) = handshake.await else {
-        worker.metrics.process.handshake_failures.fetch_add(1, Ordering::Relaxed);
-        return;
+    let process = &worker.metrics.process;
+    let stream = match handshake.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(_)) => return process.shook_hands(Handshake::Failure),
+        Err(_) => return process.shook_hands(Handshake::Timeout),
     };
     let (tcp, session) = stream.get_ref();
+    process.shook_hands(match session.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => Handshake::Tls12,
+        _ => Handshake::Tls13,
+    });
     let is_http2 = session.alpn_protocol() == Some(b"h2");
     let server_name = session.server_name().and_then(|name| RequestHost::parse(name).ok());
     let server_name = server_name.map(RequestHost::into_owned);

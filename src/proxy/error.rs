@@ -5,6 +5,7 @@ use http::StatusCode;
 use crate::{
     model::{RetryOn, Unavailable},
     routing::Unpickable,
+    telemetry::Reason,
     transport::DialError,
 };
 
@@ -135,40 +136,45 @@ impl Error {
         }
     }
 
+    /// What the access log and the metrics call it.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::BadRequest(_) => Reason::BadRequest,
+            Self::HeadTimeout => Reason::HeadTimeout,
+            Self::BodyTimeout => Reason::BodyTimeout,
+            Self::HeadTooLarge => Reason::HeadTooLarge,
+            Self::TargetTooLong => Reason::TargetTooLong,
+            Self::BodyTooLarge => Reason::BodyTooLarge,
+            Self::MethodNotAllowed => Reason::MethodNotAllowed,
+            Self::Misdirected => Reason::Misdirected,
+            Self::NoRoute => Reason::NoRoute,
+            Self::Unavailable(Unavailable::BackendUnresolved) => Reason::BackendUnresolved,
+            Self::Unavailable(Unavailable::Unprotected) => Reason::Unprotected,
+            Self::NoEndpoint => Reason::NoEndpoint,
+            Self::NoneFit => Reason::NoneFit,
+            Self::BackendLimit => Reason::BackendLimit,
+            Self::PendingTimeout => Reason::PendingTimeout,
+            Self::Overloaded => Reason::Overloaded,
+            Self::ForbiddenEndpoint => Reason::ForbiddenEndpoint,
+            Self::ConnectFailed => Reason::ConnectFailed,
+            Self::ConnectTimeout => Reason::ConnectTimeout,
+            Self::UpstreamTls => Reason::UpstreamTls,
+            Self::UpstreamReset => Reason::UpstreamReset,
+            Self::StreamRefused => Reason::StreamRefused,
+            Self::ConnectionLimit => Reason::ConnectionLimit,
+            Self::UpstreamMalformed => Reason::UpstreamMalformed,
+            Self::ResponseTimeout => Reason::ResponseTimeout,
+            Self::AttemptTimeout => Reason::AttemptTimeout,
+            Self::RequestTimeout => Reason::RequestTimeout,
+            Self::ServerError => Reason::ServerError,
+            Self::ResponseCut => Reason::ResponseCut,
+            Self::ClientGone => Reason::ClientGone,
+        }
+    }
+
     /// One word for the access log, metrics and the answer.
     pub fn label(self) -> &'static str {
-        match self {
-            Self::BadRequest(_) => "bad_request",
-            Self::HeadTimeout => "head_timeout",
-            Self::BodyTimeout => "body_timeout",
-            Self::HeadTooLarge => "head_too_large",
-            Self::TargetTooLong => "target_too_long",
-            Self::BodyTooLarge => "body_too_large",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::Misdirected => "misdirected",
-            Self::NoRoute => "no_route",
-            Self::Unavailable(Unavailable::BackendUnresolved) => "backend_unresolved",
-            Self::Unavailable(Unavailable::Unprotected) => "unprotected",
-            Self::NoEndpoint => "no_endpoint",
-            Self::NoneFit => "no_healthy_endpoint",
-            Self::BackendLimit => "backend_limit",
-            Self::PendingTimeout => "pending_timeout",
-            Self::Overloaded => "overloaded",
-            Self::ForbiddenEndpoint => "forbidden_endpoint",
-            Self::ConnectFailed => "connect_failed",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::UpstreamTls => "upstream_tls",
-            Self::UpstreamReset => "upstream_reset",
-            Self::StreamRefused => "stream_refused",
-            Self::ConnectionLimit => "connection_limit",
-            Self::UpstreamMalformed => "upstream_malformed",
-            Self::ResponseTimeout => "response_timeout",
-            Self::AttemptTimeout => "attempt_timeout",
-            Self::RequestTimeout => "request_timeout",
-            Self::ServerError => "server_error",
-            Self::ResponseCut => "response_cut",
-            Self::ClientGone => "client_gone",
-        }
+        self.reason().label()
     }
 
     /// What a policy calls it when it says what is tried again; None for what never is.

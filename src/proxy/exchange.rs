@@ -100,7 +100,7 @@ impl Exchange<'_> {
             NormalPath::parse(uri.path()).map_err(|_| Error::BadRequest("its path is ambiguous or not valid"))?;
         let entry = self.find(&host, &path)?;
         if let Some(record) = self.record.as_mut() {
-            record.entry = Some(Arc::clone(&entry));
+            record.route(&entry);
         }
         if let Some(redirect) = self.filter(&entry, &head, &host, &path) {
             return Ok(self.redirect(&redirect, head.method == Method::HEAD));

@@ -12,8 +12,11 @@ use http::{HeaderValue, Method, Uri, Version, header, request::Parts};
 use super::{Error, body::Upload, connection::Client, worker::InFlight};
 use crate::{
     model::Action,
-    routing::{Entry, Lease, Permit},
-    telemetry::access_log,
+    routing::{Entry, Lease, Permit, Target},
+    telemetry::{
+        access_log,
+        metrics::{Ended, Outcome, RouteMetrics},
+    },
 };
 
 /// One exchange under way. Dropped before its end, the client has gone.
@@ -24,7 +27,7 @@ pub(super) struct Record {
     /// For the access log; absent when there is none.
     request: Option<Box<RequestLine>>,
     /// The route, once found.
-    pub(super) entry: Option<Arc<Entry>>,
+    entry: Option<Arc<Entry>>,
     /// Counts against the limit of the process.
     pub(super) in_flight: Option<InFlight>,
     /// Counts against the limit of the backend.
@@ -113,6 +116,12 @@ impl Record {
         self.expires.map(|at| at.saturating_duration_since(tokio::time::Instant::now()))
     }
 
+    /// The request has a route.
+    pub(super) fn route(&mut self, entry: &Arc<Entry>) {
+        entry.metrics.begin(self.client.worker.thread);
+        self.entry = Some(Arc::clone(entry));
+    }
+
     /// The host in its normal form, once it is known to have one.
     pub(super) fn set_host(&mut self, host: &str) {
         if let Some(request) = &mut self.request {
@@ -124,8 +133,16 @@ impl Record {
     /// We answer by ourselves, for this reason.
     pub(super) fn answered(&mut self, error: Error) {
         self.status = Some(error.status().as_u16());
+        self.count(error);
+        if let Some(Target::Pool(pool)) = self.entry.as_ref().map(|entry| &entry.target) {
+            pool.metrics.refused(error.reason());
+        }
+    }
+
+    fn count(&mut self, error: Error) {
         self.reason = Some(error);
-        self.client.worker.metrics.process.answered(error.label());
+        let worker = &self.client.worker;
+        worker.metrics.process.answered(worker.thread, error.reason());
     }
 
     /// Counts bytes of the response body.
@@ -135,8 +152,7 @@ impl Record {
 
     /// The exchange broke off after the response head.
     pub(super) fn fail(&mut self, error: Error) {
-        self.reason = Some(error);
-        self.client.worker.metrics.process.answered(error.label());
+        self.count(error);
         self.complete();
     }
 
@@ -148,8 +164,12 @@ impl Record {
         let worker = &self.client.worker;
         let duration = self.started.elapsed();
         let status = self.status.unwrap_or_else(|| Error::ClientGone.status().as_u16());
-        let metrics = self.entry.as_ref().map_or(&worker.metrics.unrouted, |entry| &entry.metrics);
-        metrics.record(worker.thread, status, duration);
+        let received = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
+        let ended = Ended { status, duration, received, sent: self.bytes_sent };
+        match &self.entry {
+            Some(entry) => entry.metrics.end(worker.thread, ended),
+            None => count_unrouted(&worker.metrics.unrouted, worker.thread, ended),
+        }
         if let Some(request) = &self.request {
             let route = self.entry.as_ref().map(|entry| &entry.route);
             let service = route.and_then(|route| match &route.action {
@@ -169,7 +189,7 @@ impl Record {
                 status,
                 reason: self.reason.map(Error::label),
                 bytes_sent: self.bytes_sent,
-                bytes_received: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
+                bytes_received: received,
                 duration,
                 upstream: address.map(|address| address as &dyn std::fmt::Display),
                 attempts: self.attempts,
@@ -190,8 +210,9 @@ impl Record {
 pub(super) fn refused(client: &Client, error: Error, request_id: &HeaderValue) {
     let worker = &client.worker;
     let status = error.status().as_u16();
-    worker.metrics.process.answered(error.label());
-    worker.metrics.unrouted.record(worker.thread, status, Duration::ZERO);
+    worker.metrics.process.answered(worker.thread, error.reason());
+    let ended = Ended { status, duration: Duration::ZERO, received: 0, sent: 0 };
+    count_unrouted(&worker.metrics.unrouted, worker.thread, ended);
     worker.access_log.record(&access_log::Record {
         time: SystemTime::now(),
         request_id: request_id.to_str().unwrap_or_default(),
@@ -214,12 +235,24 @@ pub(super) fn refused(client: &Client, error: Error, request_id: &HeaderValue) {
     });
 }
 
+/// It was never under way by a route.
+fn count_unrouted(unrouted: &RouteMetrics, thread: usize, ended: Ended) {
+    unrouted.begin(thread);
+    unrouted.end(thread, ended);
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.ended {
             let awaited = self.upload.as_ref().is_none_or(|upload| !upload.awaits_client());
-            if let Some(lease) = self.lease.as_ref().filter(|_| awaited) {
-                lease.abandoned(self.started.elapsed(), self.client.worker.clock.now());
+            if let Some(lease) = &self.lease {
+                let (worker, waited) = (&self.client.worker, self.started.elapsed());
+                if awaited {
+                    lease.abandoned(waited, worker.clock.now());
+                }
+                if self.status.is_none() {
+                    lease.metrics().attempted(worker.thread, Outcome::Abandoned, waited);
+                }
             }
             self.fail(Error::ClientGone);
         }

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     routing::{EndpointState, Pool, Slot, Slots},
+    telemetry::metrics,
     transport::{DialTimes, Dialer, Transport},
 };
 
@@ -260,7 +261,11 @@ impl Upstreams {
 
     async fn dial(&self, opening: &Opening<'_>) -> Result<Transport, Error> {
         let address = &opening.endpoint.address;
-        self.dialer(opening.pool).dial(address, opening.peer.into()).await.map_err(|error| {
+        let dialled = self.dialer(opening.pool).dial(address, opening.peer.into()).await;
+        if dialled.is_ok() {
+            metrics::count(&opening.pool.metrics.connections_opened);
+        }
+        dialled.map_err(|error| {
             tracing::debug!(endpoint = %address, error = &error as &dyn std::error::Error, "no connection");
             error.into()
         })

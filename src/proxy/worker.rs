@@ -106,6 +106,7 @@ impl Worker {
 pub(super) fn run(thread: usize, shared: &Shared, sockets: Vec<(std::net::TcpListener, Security)>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
+        shared.metrics.watch_runtime("proxy", tokio::runtime::Handle::current().metrics());
         let clock = Clock::new(shared.start);
         clock.tick();
         let worker = Rc::new(Worker {
@@ -154,6 +155,7 @@ async fn tick(worker: Rc<Worker>) {
         worker.upstreams.make_room();
         if count == 0 {
             worker.upstreams.purge();
+            worker.routes.with(|_| ()); // without requests it would hold a snapshot that is out of force
             access_log::flush_current_thread();
         }
     }

@@ -11,8 +11,11 @@ use std::{
 
 use arc_swap::{ArcSwap, Cache};
 
-use super::{Site, Snapshot};
+use super::{Site, Snapshot, scrape::Scrape};
 use crate::{model::Compiled, telemetry::metrics::Metrics};
+
+/// Snapshots that were in force and may still be held by a thread.
+pub(super) type Retired = Arc<Mutex<Vec<Arc<Snapshot>>>>;
 
 /// Publishes snapshots; any thread may read the one in force.
 #[derive(Clone, Debug)]
@@ -20,7 +23,7 @@ pub struct Live {
     current: Arc<ArcSwap<Snapshot>>,
     published: Arc<AtomicBool>,
     /// Snapshots that were in force: kept while a thread still holds them, so that no request pays for dropping one.
-    retired: Arc<Mutex<Vec<Arc<Snapshot>>>>,
+    retired: Retired,
     metrics: Arc<Metrics>,
     replica: u64,
     epoch: Instant,
@@ -31,15 +34,11 @@ impl Live {
     pub fn new(metrics: Arc<Metrics>, replica: &str) -> Self {
         let replica = xxhash_rust::xxh3::xxh3_64(replica.as_bytes());
         let site = Site { metrics: &metrics, threads: metrics.threads(), replica, now: 0 };
-        let empty = Arc::new(Snapshot::build(Arc::default(), None, &site));
-        Self {
-            current: Arc::new(ArcSwap::new(empty)),
-            published: Arc::default(),
-            retired: Arc::default(),
-            metrics,
-            replica,
-            epoch: Instant::now(),
-        }
+        let current = Arc::new(ArcSwap::from_pointee(Snapshot::build(Arc::default(), None, &site)));
+        let epoch = Instant::now();
+        let retired = Retired::default();
+        metrics.register(Scrape { current: Arc::downgrade(&current), retired: Arc::clone(&retired), epoch });
+        Self { current, published: Arc::default(), retired, metrics, replica, epoch }
     }
 
     /// The moment that every time in the live state counts from.

@@ -6,6 +6,7 @@ mod certificates;
 mod hosts;
 mod live;
 mod pool;
+mod scrape;
 mod snapshot;
 
 pub use certificates::Certificates;

@@ -32,7 +32,8 @@ pub use self::{
 use super::Site;
 use crate::{
     balance::{self, Balancer, Candidates as _, Draw, Member, Outcome, Strategy, Verdict},
-    model::{AffinityMode, Backend, Endpoint},
+    model::{AffinityMode, Backend, BackendId, Endpoint},
+    telemetry::metrics::{self, BackendLabels, BackendMetrics},
 };
 
 /// Live endpoints of one backend.
@@ -58,6 +59,8 @@ pub struct Pool {
     changes: Arc<AtomicU32>,
     availability: Availability,
     state: Arc<BackendState>,
+    /// Counts what becomes of its requests; shared with the pools of the same Service port.
+    pub metrics: Arc<BackendMetrics>,
 }
 
 /// What threads write often, on a cache line of its own (two, as processors fetch them in pairs).
@@ -147,6 +150,7 @@ impl Pool {
             changes,
             availability: Availability::default(),
             state,
+            metrics: site.metrics.backend(labels(&backend.id)),
             backend,
         }
     }
@@ -279,6 +283,7 @@ impl Pool {
         let ejected = self.endpoints.iter().filter(|other| other.outcomes.is_ejected(now)).count();
         if settings.may_eject(ejected, self.endpoints.len()) {
             endpoint.outcomes.eject(settings, now);
+            metrics::count(&self.metrics.ejections);
             endpoint.changed();
             let milliseconds = endpoint.outcomes.ejected_until().saturating_sub(now);
             tracing::info!(backend = %self.backend.id, endpoint = %endpoint.address, milliseconds, "endpoint ejected");
@@ -325,6 +330,10 @@ fn by_identity(backend: &Backend, endpoints: &[Arc<EndpointState>]) -> Vec<(u64,
 fn turns(threads: usize, endpoints: usize, next: usize) -> Arc<[Line<AtomicUsize>]> {
     let threads = threads.max(1);
     (0..threads).map(|thread| Line(AtomicUsize::new(next.wrapping_add(thread * endpoints / threads)))).collect()
+}
+
+fn labels(id: &BackendId) -> BackendLabels {
+    BackendLabels { namespace: Arc::clone(&id.namespace), service: Arc::clone(&id.service), port: id.port }
 }
 
 /// Whether connections of one are of use to the other.

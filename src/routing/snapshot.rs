@@ -115,7 +115,8 @@ fn apply_limits(pools: &BTreeMap<BackendId, Arc<Pool>>) {
     }
 }
 
-fn same_port(a: &BackendId, b: &BackendId) -> bool {
+/// Whether both are pools of one Service port, which share all that is known of it.
+pub(super) fn same_port(a: &BackendId, b: &BackendId) -> bool {
     (&a.namespace, &a.service, a.port) == (&b.namespace, &b.service, b.port)
 }
 

@@ -3,4 +3,7 @@
 pub mod access_log;
 pub mod logging;
 pub mod metrics;
+mod reason;
 pub mod watches;
+
+pub use reason::Reason;

@@ -4,13 +4,26 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
-/// Every watch, and how long changes wait until they are in force.
+/// Every watch, how long changes wait until they are in force, and whether this replica leads.
 #[derive(Debug, Default)]
-pub struct Watches(Mutex<Board>);
+pub struct Watches {
+    board: Mutex<Board>,
+    leads: OnceLock<Leads>,
+}
+
+/// Tells whether this replica leads now.
+struct Leads(Box<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Leads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Leads").field(&(self.0)()).finish()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Board {
@@ -108,6 +121,16 @@ impl Watches {
         oldest.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
+    /// There is an election, which `leads` asks about. Only the first is told of.
+    pub fn elects(&self, leads: impl Fn() -> bool + Send + Sync + 'static) {
+        let _second = self.leads.set(Leads(Box::new(leads)));
+    }
+
+    /// Whether this replica leads now; None without an election.
+    pub fn leads(&self) -> Option<bool> {
+        self.leads.get().map(|leads| (leads.0)())
+    }
+
     /// A compilation begins: it sees every change up to now.
     pub fn compiling(&self) {
         let mut board = self.lock();
@@ -115,13 +138,13 @@ impl Watches {
         board.compiled = board.compiled.or(changed);
     }
 
-    /// What was compiled last is in force.
-    pub fn in_force(&self) {
-        self.lock().compiled = None;
+    /// What was compiled last is in force; tells how long ago the first change in it came.
+    pub fn in_force(&self) -> Option<Duration> {
+        self.lock().compiled.take().map(|at| at.elapsed())
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -22,13 +22,13 @@ async fn requests_are_counted_by_route_and_reason() {
     get(pierhead.http, "none.example", "/").await;
     pierhead.logged("the second request", |line| line["status"] == 404).await;
     let answer = get(pierhead.admin, "admin", "/metrics").await;
-    assert!(answer.header("content-type").starts_with("application/openmetrics-text"));
+    assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"));
     let metrics = answer.text();
     for line in [
         r#"pierhead_requests_total{namespace="default",ingress="main",service="one",status="2xx"} 1"#,
         r#"pierhead_answers_total{reason="no_route"} 1"#,
-        "pierhead_config_problems 0",
-        "# EOF",
+        "pierhead_config_publishes_total 1",
+        "# TYPE pierhead_requests_total counter",
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");
     }

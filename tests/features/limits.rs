@@ -116,7 +116,13 @@ async fn a_handshake_that_does_not_come_is_given_up() {
     let one = Backend::start("one").await;
     let pierhead = Setup::default().manifests(all_to(&one)).flag("--handshake-timeout=300ms").start().await;
     assert_eq!(Raw::connect(pierhead.https).await.rest().await, "");
-    let counted = async || pierhead.metrics().await.contains("pierhead_tls_handshake_failures_total 1").then_some(());
+    let counted = async || {
+        pierhead
+            .metrics()
+            .await
+            .contains(r#"pierhead_tls_handshakes_total{version="none",result="timeout"} 1"#)
+            .then_some(())
+    };
     eventually("the failed handshake is counted", counted).await;
 }
 

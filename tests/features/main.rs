@@ -30,6 +30,7 @@ mod http2;
 mod lifecycle;
 mod limits;
 mod messages;
+mod metrics;
 mod outliers;
 mod overload;
 mod pending;

@@ -153,7 +153,7 @@ async fn the_oldest_claim_wins_and_the_loser_keeps_its_other_rules() {
     check(&pierhead, "a.example", &[("/", "old"), ("/other", "new")]).await;
     let told = |line: &serde_json::Value| line["reason"] == "Conflict" && line["origin"] == "Ingress default/aa-new";
     pierhead.told("conflict", told).await;
-    assert!(pierhead.metrics().await.contains("pierhead_config_problems 1"));
+    assert!(pierhead.metrics().await.contains(r#"pierhead_config_problems{severity="error""#));
 }
 
 #[tokio::test]

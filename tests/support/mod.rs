@@ -13,6 +13,7 @@ pub mod pierhead;
 mod proxy_protocol;
 pub mod spread;
 pub mod tls;
+pub mod tools;
 mod unverified;
 
 use std::time::Duration;

@@ -11,6 +11,7 @@ use super::{Answer, Attempts, Outcome, Plan, Spare, Try, discard, ending};
 use crate::{
     proxy::{record::Record, upstream::Reuse},
     routing::Lease,
+    telemetry::metrics,
 };
 
 /// Which of two tries.
@@ -41,6 +42,7 @@ impl Attempts<'_> {
         }
         let Some(mut lease) = self.beside(&plan.tried) else { return first.await };
         plan.count();
+        metrics::count(&self.pool.metrics.hedges);
         record.attempts += 1;
         let endpoint = Arc::clone(lease.endpoint());
         plan.tried.push(endpoint.id);
@@ -80,7 +82,9 @@ impl Attempts<'_> {
             }
         };
         if let Some(slower) = slower {
-            slower.abandoned(self.waited(begun), self.client.worker.clock.now());
+            let (worker, waited) = (&self.client.worker, self.waited(begun));
+            slower.abandoned(waited, worker.clock.now());
+            self.pool.metrics.attempted(worker.thread, metrics::Outcome::Abandoned, waited);
         }
         outcome
     }
@@ -90,6 +94,6 @@ impl Attempts<'_> {
         let whole = self.upload.as_ref().is_none_or(|upload| upload.is_kept_whole());
         let lease = (whole && self.has_untried(tried)).then(|| self.pool.pick(&self.selection(tried)).ok())??;
         let other = !tried.contains(&lease.endpoint().id); // the rest may be unfit
-        (other && self.pool.may_retry(self.client.worker.clock.now())).then_some(lease)
+        (other && self.may_retry()).then_some(lease)
     }
 }

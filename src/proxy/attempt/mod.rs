@@ -39,6 +39,7 @@ use super::{
 use crate::{
     model::ServerErrors,
     routing::{EndpointState, Lease, Pool, Selection},
+    telemetry::metrics,
 };
 
 /// The attempts of one exchange.
@@ -149,6 +150,7 @@ impl Attempts<'_> {
                 return outcome;
             };
             plan.count();
+            metrics::count(&self.pool.metrics.retries);
             request = match (outcome, spare) {
                 (Err(Failed { unsent: Some(request), .. }), _) => request,
                 (Ok(answer), Some(spare)) => {
@@ -188,8 +190,16 @@ impl Attempts<'_> {
         if time_left.is_some_and(|left| left <= pause) {
             return None;
         }
-        let allowed = cost == Cost::Nothing || self.pool.may_retry(self.client.worker.clock.now());
-        allowed.then_some(pause)
+        (cost == Cost::Nothing || self.may_retry()).then_some(pause)
+    }
+
+    /// Takes a try out of the budget of the backend.
+    fn may_retry(&self) -> bool {
+        let may = self.pool.may_retry(self.client.worker.clock.now());
+        if !may {
+            metrics::count(&self.pool.metrics.budget_refusals);
+        }
+        may
     }
 
     /// The body from its beginning.
@@ -220,6 +230,11 @@ impl Attempts<'_> {
     /// Tells the pool how a try ended: whether the endpoint is to blame, and how long it took at least.
     fn tell(&self, lease: &Lease, outcome: &Outcome) {
         let now = self.client.worker.clock.now();
+        let (ended, latency) = match outcome {
+            Ok(answer) => (metrics::Outcome::Answered(answer.response.status().as_u16()), answer.latency),
+            Err(failed) => (metrics::Outcome::Failed(failed.error.reason()), failed.latency),
+        };
+        self.pool.metrics.attempted(self.client.worker.thread, ended, latency);
         match outcome {
             Ok(answer) => lease.answered(answer.status, answer.latency, now),
             Err(failed) if self.is_of_endpoint(failed) => lease.failed(failed.latency, now),

@@ -15,6 +15,7 @@ use super::{Line, Pool, Slots};
 use crate::{
     balance::{self, Outcome, Outcomes, PeakEwma},
     model::{Address, Policy},
+    telemetry::metrics::BackendMetrics,
 };
 
 /// What is known of one endpoint of a backend. All threads share it, and it outlives snapshots for as long as its backend
@@ -165,6 +166,11 @@ impl Lease {
     /// The endpoint that was picked.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         &self.pool.endpoints[self.index]
+    }
+
+    /// Counts what becomes of requests to its backend.
+    pub fn metrics(&self) -> &BackendMetrics {
+        &self.pool.metrics
     }
 
     /// A response head with this status came `latency` after the request was given to the connection.

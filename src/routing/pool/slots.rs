@@ -35,6 +35,16 @@ impl Slots {
         ALL_WAITING.load(Ordering::Relaxed) > 0
     }
 
+    /// Connections that are open.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that idle. Shared ones, of HTTP/2, never count.
+    pub fn idle(&self) -> u32 {
+        self.idle.load(Ordering::Relaxed)
+    }
+
     /// Requests that wait for a connection to this endpoint.
     pub fn waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)

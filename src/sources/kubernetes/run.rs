@@ -128,6 +128,8 @@ pub async fn run(
 ) -> Result<(), Error> {
     let (leadership, election) =
         leader::elect(client.clone(), &settings.lease_namespace, &settings.lease_name, &settings.identity);
+    let leads = leadership.clone();
+    watches.elects(move || leads.holds());
     let dirty = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
     let stores = Stores::watch(&client, &scope(&settings), &watches, &mut tasks, &dirty);
