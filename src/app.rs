@@ -118,7 +118,7 @@ impl App {
     async fn serve(mut self, settings: Settings, proxy: Proxy, own: Vec<OwnPort>) -> anyhow::Result<ExitCode> {
         let mut signals = Signals::listen()?;
         for port in own {
-            self.spawn_admin(port)?;
+            self.spawn_admin(port, &settings)?;
         }
         let updates = self.spawn_sources(settings.sources).await?;
         let (first, in_force) = oneshot::channel();
@@ -181,9 +181,11 @@ impl App {
         self.tasks.spawn(async move { (name, task.await) });
     }
 
-    fn spawn_admin(&mut self, own: OwnPort) -> anyhow::Result<()> {
+    fn spawn_admin(&mut self, own: OwnPort, settings: &Settings) -> anyhow::Result<()> {
         let state = admin::State {
             live: self.live.clone(),
+            identity: settings.identity.as_str().into(),
+            names: settings.admin_names.as_slice().into(),
             metrics: Arc::clone(&self.metrics),
             log_level: self.log_level.clone(),
             serving: Arc::clone(&self.serving),

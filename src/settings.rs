@@ -19,6 +19,8 @@ pub struct Settings {
     pub proxy: proxy::Settings,
     /// Address of the admin port.
     pub admin: SocketAddr,
+    /// Names that the admin port answers to, besides addresses and local names.
+    pub admin_names: Vec<String>,
     /// Address of the port with probes and metrics alone; None for no such port.
     pub monitoring: Option<SocketAddr>,
     /// How the process ends.

@@ -19,7 +19,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("transport", &["model"]),
     ("health", &["model", "telemetry", "routing", "transport"]),
     ("proxy", &["matching", "filters", "balance", "model", "telemetry", "routing", "transport"]),
-    ("admin", &["matching", "model", "telemetry", "routing"]),
+    ("admin", &["matching", "filters", "balance", "model", "telemetry", "routing"]),
     // These wire the halves together and may see everything.
     ("settings", &["sources", "routing", "proxy", "admin", "telemetry", "model"]),
     ("app", &["model", "telemetry", "sources", "routing", "health", "proxy", "admin", "settings"]),

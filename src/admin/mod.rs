@@ -5,8 +5,10 @@
 
 mod debug;
 mod health;
+mod host;
 mod log_level;
 mod metrics;
+mod page;
 
 use std::{
     io,
@@ -14,7 +16,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use axum::{Router, routing::get};
+use axum::{Router, http::StatusCode, middleware, routing::get};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,6 +29,10 @@ use crate::{
 pub struct State {
     /// The configuration in force.
     pub live: Live,
+    /// Name of this replica among its like.
+    pub identity: Arc<str>,
+    /// Names that the admin port answers to, besides addresses and local names.
+    pub names: Arc<[String]>,
     /// Everything counted.
     pub metrics: Arc<Metrics>,
     /// What the process log lets through.
@@ -93,11 +99,29 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let router = match port {
-        Port::Admin => monitoring().merge(operator()),
-        Port::Monitoring => monitoring(),
+        Port::Admin => {
+            let checked = middleware::from_fn_with_state(Arc::clone(&state.names), host::check);
+            monitoring().merge(operator().layer(checked)).fallback(async || (StatusCode::NOT_FOUND, ADMIN_PATHS))
+        }
+        Port::Monitoring => monitoring().fallback(async || (StatusCode::NOT_FOUND, MONITORING_PATHS)),
     };
     axum::serve(listener, router.with_state(state)).with_graceful_shutdown(stop.cancelled_owned()).await
 }
+
+/// What is told where there is nothing.
+const ADMIN_PATHS: &str = "not found; there is:
+/                    routes, backends, problems and certificates, for a browser
+/livez               liveness
+/readyz              readiness; with ?verbose each check
+/metrics             everything counted, for Prometheus
+/debug/backends      backends and the state of their endpoints, as JSON
+/debug/snapshot      the configuration in force without keys, as JSON
+/debug/log-level     the level of the process log; PUT changes it
+";
+
+/// The same on the port for probes and metrics.
+const MONITORING_PATHS: &str = "not found; there is: /livez /readyz /metrics
+";
 
 /// What may be seen by more than the operator.
 fn monitoring() -> Router<State> {
@@ -109,7 +133,7 @@ fn monitoring() -> Router<State> {
 
 /// What shows the configuration, and what changes the log.
 fn operator() -> Router<State> {
-    Router::new()
+    page::router()
         .route("/debug/snapshot", get(debug::snapshot))
         .route("/debug/backends", get(debug::backends))
         .merge(log_level::routes())
@@ -139,7 +163,15 @@ mod tests {
         let (serving, stopping) = (Arc::<AtomicBool>::default(), CancellationToken::new());
         let (log_level, _log) = Level::detached("info");
         let (starts, stops) = (serving.clone(), stopping.clone());
-        let state = State { live: live.clone(), metrics, log_level, serving: starts, stopping: stops };
+        let state = State {
+            live: live.clone(),
+            identity: "one".into(),
+            names: Arc::default(),
+            metrics,
+            log_level,
+            serving: starts,
+            stopping: stops,
+        };
         let (listener, address) = bind(Port::Admin, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let stop = CancellationToken::new();

@@ -57,6 +57,10 @@ struct ListenArgs {
     /// Address for health, metrics and debugging; keep it off public networks.
     #[arg(long, env = "PIERHEAD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
+    /// DNS name by which browsers reach the admin port, through a proxy for example (repeatable); others are refused, but
+    /// addresses, localhost and names of Services never are.
+    #[arg(long, env = "PIERHEAD_ADMIN_HOST", value_name = "NAME", value_delimiter = ',')]
+    admin_host: Vec<String>,
     /// Address with /livez, /readyz and /metrics alone, for the kubelet and Prometheus to reach [default: none].
     #[arg(long, env = "PIERHEAD_MONITORING", value_name = "ADDR")]
     monitoring: Option<SocketAddr>,
@@ -151,6 +155,7 @@ impl Args {
             identity: self.identity(),
             sources,
             admin: self.listen.admin,
+            admin_names: self.listen.admin_host.clone(),
             monitoring: self.listen.monitoring,
             drain: Drain { delay: self.timeouts.drain_delay, timeout: self.timeouts.drain_timeout },
             log: self.log.log(),

@@ -66,7 +66,7 @@ async fn traffic_ports_know_nothing_of_it() {
         assert_eq!(get(pierhead.http, "none.example", path).await.status, 404);
         assert_eq!(get(pierhead.http, "a.example", path).await.backend(), "one", "an ordinary path of the backend");
     }
-    assert_eq!(get(pierhead.admin, "admin", "/").await.status, 404);
+    assert_eq!(get(pierhead.http, "none.example", "/").await.status, 404);
 }
 
 #[tokio::test]
