@@ -9,6 +9,7 @@
 mod support;
 
 mod admin;
+mod admin_page;
 mod answers;
 mod backends;
 mod balance_hash;

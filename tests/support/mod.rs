@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub mod backend;
+pub mod browser;
 pub mod client;
 pub mod manifests;
 pub mod open_loop;
