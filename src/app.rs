@@ -243,11 +243,11 @@ impl App {
             self.spawn("manifest files", until_end(run));
         }
         if let Some(cluster) = settings.cluster {
-            let mut config = kube::Config::infer()
+            let config = kube::Config::infer()
                 .await
                 .context("no Kubernetes configuration: run in a cluster, or set KUBECONFIG")?;
-            config.read_timeout = Some(sources::kubernetes::run::READ_TIMEOUT);
-            let client = kube::Client::try_from(config).context("the Kubernetes configuration is not usable")?;
+            let client = sources::kubernetes::client::client(config, &self.metrics.watches)
+                .context("the Kubernetes configuration is not usable")?;
             let (sender, updates) = watch::channel(None);
             inputs.push(updates);
             let run = sources::kubernetes::run::run(

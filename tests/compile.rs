@@ -3,7 +3,7 @@
 //! `PIERHEAD_UPDATE=1 cargo test --test compile` writes the expected files anew; read the difference before it goes in.
 //! A case is compiled as in a cluster. A document of kind `TestSettings` changes that: `classless`,
 //! `allowLoopbackEndpoints`, `allowExternalName`, `sslRedirect`, `httpsPort`, `ingressClass`, `defaultCertificate`,
-//! `defaultBackend`, `zone`.
+//! `defaultBackend`, `watchWithoutClass`, `zone`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test as the tests themselves do")]
 #![cfg(feature = "kubernetes")]
 
@@ -97,6 +97,7 @@ fn settings(case: &Path) -> Settings {
     let on = |field: &str| given[field].as_bool();
     let text = |field: &str| given[field].as_str();
     Settings {
+        watch_without_class: on("watchWithoutClass").unwrap_or_default(),
         classless: on("classless").unwrap_or_default(),
         allow_loopback_endpoints: on("allowLoopbackEndpoints").unwrap_or_default(),
         allow_external_name: on("allowExternalName").unwrap_or_default(),

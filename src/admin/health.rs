@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::State;
+use super::{State, watches};
 
 pub(super) async fn livez() -> &'static str {
     "ok\n"
@@ -47,7 +47,7 @@ pub(super) async fn readyz(Shared(state): Shared<State>, Query(query): Query<Ver
             let line = |(name, holds, reason): Check| {
                 if holds { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: {reason}\n") }
             };
-            checks(&state).into_iter().map(line).collect()
+            checks(&state).into_iter().map(line).collect::<String>() + &watches::lines(&state.metrics.watches)
         }
         Some(reason) => format!("{reason}\n"),
         None => "ok\n".to_owned(),

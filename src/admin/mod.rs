@@ -9,6 +9,7 @@ mod host;
 mod log_level;
 mod metrics;
 mod page;
+mod watches;
 
 use std::{
     io,

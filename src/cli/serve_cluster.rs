@@ -23,9 +23,12 @@ pub(super) struct ClusterArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Kubernetes")]
 struct ObjectArgs {
-    /// Serve only Ingresses of this class [default: every class of our controller].
+    /// Serve only Ingresses of this class, named by field or annotation [default: every class of our controller].
     #[arg(long, env = "PIERHEAD_INGRESS_CLASS", value_name = "NAME")]
     ingress_class: Option<String>,
+    /// Serve Ingresses that name no class too, by field or annotation.
+    #[arg(long, env = "PIERHEAD_WATCH_INGRESS_WITHOUT_CLASS", value_parser = BoolishValueParser::new())]
+    watch_ingress_without_class: bool,
     /// Controller that the classes which are ours name in spec.controller.
     #[arg(
         long,
@@ -57,6 +60,10 @@ struct ObjectArgs {
     /// Publish this address or name in the status of Ingresses (repeatable).
     #[arg(long, env = "PIERHEAD_PUBLISH_ADDRESS", value_name = "ADDRESS", value_delimiter = ',')]
     publish_address: Vec<status::Address>,
+    /// Write the status of Ingresses and of policies.
+    #[arg(long, env = "PIERHEAD_UPDATE_STATUS", value_name = "BOOL", default_value = "true",
+        action = clap::ArgAction::Set, value_parser = BoolishValueParser::new())]
+    update_status: bool,
     /// Service that takes what no route takes, unless an Ingress without rules does [default: 404].
     #[arg(long, env = "PIERHEAD_DEFAULT_BACKEND", value_name = "NAMESPACE/NAME:PORT", value_parser = service_port)]
     default_backend: Option<(ObjectKey, ServiceBackendPort)>,
@@ -83,6 +90,7 @@ impl ClusterArgs {
         compile::Settings {
             controller_name: self.objects.controller_name.clone(),
             ingress_class: self.objects.ingress_class.clone(),
+            watch_without_class: self.objects.watch_ingress_without_class,
             default_backend: self.objects.default_backend.clone(),
             default_certificate: self.objects.default_certificate.clone(),
             ssl_redirect,
@@ -105,6 +113,7 @@ impl ClusterArgs {
             namespaces: self.objects.watch_namespace.clone(),
             namespace_selector: self.objects.watch_namespace_selector.clone(),
             publish,
+            update_status: self.objects.update_status,
             identity,
             lease_namespace: self.objects.lease_namespace.clone().unwrap_or_else(own_namespace),
             lease_name: self.objects.lease_name.clone(),

@@ -44,6 +44,14 @@ pub enum ProblemKind {
     /// A Service, Secret, `ConfigMap` or class that does not exist.
     #[error("{0} not found")]
     NotFound(Origin),
+    /// Objects that we may not read, so that nothing is known of them.
+    #[error("objects of kind {kind} in namespace {namespace} may not be read: grant list and watch")]
+    Forbidden {
+        /// Their kind.
+        kind: &'static str,
+        /// Their namespace.
+        namespace: String,
+    },
     /// A Secret that does not exist, or is of a type that is never read.
     #[error("{0} not found among the Secrets of type kubernetes.io/tls, which are the only ones read")]
     SecretNotFound(Origin),
@@ -126,6 +134,7 @@ impl ProblemKind {
             Self::InvalidValue { .. } => "InvalidValue",
             Self::Conflict { .. } => "Conflict",
             Self::NotFound(_) | Self::SecretNotFound(_) => "NotFound",
+            Self::Forbidden { .. } => "Forbidden",
             Self::PortNotFound { .. } => "PortNotFound",
             Self::InvalidCertificate { .. } => "InvalidCertificate",
             Self::CertificateMismatch { .. } => "CertificateMismatch",

@@ -137,9 +137,11 @@ fn filter(level: &str) -> Result<EnvFilter, Error> {
         return Err(wrong());
     }
     let directives = directives.join(",");
-    // The election library tells followers every few seconds that they are such, and the file watcher names its own
-    // sources where a folder has gone, which the manifests' problems tell better. What `level` says comes after and wins.
-    EnvFilter::try_new(format!("kube_leader_election=warn,notify=error,{directives}")).map_err(|_| wrong())
+    // The election library tells followers every few seconds that they are such, the watcher repeats each refusal for as
+    // long as it lasts, which the source tells once, and the file watcher names its own sources where a folder has gone,
+    // which the manifests' problems tell better. What `level` says comes after and wins.
+    let quiet = "kube_leader_election=warn,kube_runtime=error,notify=error";
+    EnvFilter::try_new(format!("{quiet},{directives}")).map_err(|_| wrong())
 }
 
 fn is_level(text: &str) -> bool {

@@ -50,6 +50,17 @@ pub struct Kind {
     pub last_event: Option<SystemTime>,
 }
 
+/// What a report made of the watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It worked, and fails now.
+    Failed,
+    /// It failed, and works now.
+    Recovered,
+    /// It is as it was.
+    Same,
+}
+
 /// How a watch is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -92,8 +103,7 @@ impl Watches {
     /// Begins a watch of a kind in a namespace, or in all of them when it is empty.
     pub fn watch(self: &Arc<Self>, kind: &'static str, namespace: &str) -> Watch {
         let key = (kind, namespace.to_owned());
-        let new = Kind { kind, state: State::Listing, objects: 0, restarts: 0, last_event: None };
-        self.lock().watches.insert(key.clone(), new);
+        self.lock().watches.insert(key.clone(), Kind::new(kind));
         Watch { watches: Arc::clone(self), key }
     }
 
@@ -112,6 +122,17 @@ impl Watches {
             }
         }
         kinds
+    }
+
+    /// The API server follows a watch again that it had broken off: what was listed is current. Nothing else would show
+    /// it while nothing changes. Says for how many watches this is news.
+    pub fn reopened(&self, kind: &str, namespace: &str) -> usize {
+        let mut board = self.lock();
+        let of_kind = board.watches.iter_mut().filter(|((of, place), watch)| {
+            // A single object is watched as `namespace/name`.
+            *of == kind && place.split('/').next() == Some(namespace) && watch.last_event.is_some()
+        });
+        of_kind.map(|(_, watch)| watch.works()).filter(|turn| *turn == Turn::Recovered).count()
     }
 
     /// Age of the oldest change that is not yet in force; zero when there is none.
@@ -158,33 +179,48 @@ pub struct Watch {
 impl Watch {
     /// A list begins, not for the first time.
     pub fn restarted(&self) {
-        self.write(|watch| watch.restarts += 1);
+        if let Some(kind) = self.watches.lock().watches.get_mut(&self.key) {
+            kind.restarts += 1;
+        }
     }
 
     /// Something came and `objects` are held now. The watch works.
-    pub fn followed(&self, objects: usize) {
-        self.write(|watch| {
-            watch.state = State::Synced;
-            watch.objects = objects;
-            watch.last_event = Some(SystemTime::now());
-        });
-        self.watches.lock().changed.get_or_insert_with(Instant::now);
+    pub fn followed(&self, objects: usize) -> Turn {
+        let mut board = self.watches.lock();
+        board.changed.get_or_insert_with(Instant::now);
+        let kind = board.watches.entry(self.key.clone()).or_insert_with(|| Kind::new(self.key.0));
+        kind.objects = objects;
+        kind.last_event = Some(SystemTime::now());
+        kind.works()
+    }
+
+    /// The kind is done without, and not shown, until the watch works.
+    pub fn withdrawn(&self) {
+        self.watches.lock().watches.remove(&self.key);
     }
 
     /// The watch does not work.
-    pub fn failed(&self, reason: String, advice: String) {
-        self.write(|watch| {
-            let since = match &watch.state {
-                State::Failing { since, .. } => *since,
-                State::Synced | State::Listing => SystemTime::now(),
-            };
-            watch.state = State::Failing { since, reason, advice };
-        });
+    pub fn failed(&self, reason: String, advice: String) -> Turn {
+        let mut board = self.watches.lock();
+        let kind = board.watches.entry(self.key.clone()).or_insert_with(|| Kind::new(self.key.0));
+        let (since, turn) = match &kind.state {
+            State::Failing { since, .. } => (*since, Turn::Same),
+            State::Synced | State::Listing => (SystemTime::now(), Turn::Failed),
+        };
+        kind.state = State::Failing { since, reason, advice };
+        turn
+    }
+}
+
+impl Kind {
+    fn new(kind: &'static str) -> Self {
+        Self { kind, state: State::Listing, objects: 0, restarts: 0, last_event: None }
     }
 
-    fn write(&self, change: impl FnOnce(&mut Kind)) {
-        if let Some(watch) = self.watches.lock().watches.get_mut(&self.key) {
-            change(watch);
+    fn works(&mut self) -> Turn {
+        match std::mem::replace(&mut self.state, State::Synced) {
+            State::Failing { .. } => Turn::Recovered,
+            State::Synced | State::Listing => Turn::Same,
         }
     }
 }
@@ -207,6 +243,9 @@ mod tests {
         assert_eq!(states(), [("ingresses", "synced"), ("services", "failing")]);
         b.restarted();
         b.followed(3);
+        other.withdrawn();
+        assert_eq!(states(), [("services", "synced")]);
+        other.followed(1);
         let services = watches.snapshot().remove(1);
         assert_eq!((services.objects, services.restarts, services.state), (5, 1, State::Synced));
     }
@@ -223,6 +262,21 @@ mod tests {
         let first = since();
         watch.failed("two".to_owned(), String::new());
         assert_eq!(since(), first);
+    }
+
+    #[test]
+    fn a_watch_that_is_followed_again_has_recovered() {
+        let watches = Arc::<Watches>::default();
+        let (all, one) = (watches.watch("services", ""), watches.watch("secrets", "shop/pair"));
+        let failed = |watch: &Watch| watch.failed("no".to_owned(), String::new());
+        assert_eq!((failed(&all), failed(&all)), (Turn::Failed, Turn::Same));
+        assert_eq!(watches.reopened("services", ""), 0, "it has not listed yet");
+        assert_eq!(all.followed(1), Turn::Recovered);
+        one.followed(1);
+        assert_eq!((failed(&all), failed(&one)), (Turn::Failed, Turn::Failed));
+        assert_eq!((watches.reopened("services", "shop"), watches.reopened("secrets", "shop")), (0, 1));
+        assert_eq!((watches.reopened("services", ""), watches.reopened("services", "")), (1, 0));
+        assert!(watches.snapshot().iter().all(|kind| kind.state == State::Synced));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod helm;
 mod leader;
 mod lifecycle;
 mod policy;
+mod rights;
 mod routing;
 mod scale;
 mod status;
@@ -61,6 +62,16 @@ fn installation() {
         let mut cases = Cases::default();
         chart::cases(&control_plane, &mut cases).await;
         cases.finish("installation");
+    });
+}
+
+#[test]
+fn rights() {
+    in_namespace("rights", async || {
+        let cluster = Cluster::start().await;
+        let mut cases = Cases::default();
+        rights::cases(&cluster, &mut cases).await;
+        cases.finish("rights");
     });
 }
 

@@ -31,7 +31,8 @@ async fn addresses(scene: &Scene<'_>, name: &str) -> String {
     ingress.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
-async fn has_addresses(scene: &Scene<'_>, name: &str, want: &str) {
+/// Waits until the Ingress shows these addresses.
+pub(crate) async fn has_addresses(scene: &Scene<'_>, name: &str, want: &str) {
     eventually(&format!("Ingress {name} has the addresses {want:?}"), async || {
         let shown = addresses(scene, name).await;
         if shown == want { Ok(()) } else { Err(shown) }

@@ -9,19 +9,22 @@ use super::{Cluster, compile::Settings};
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// Marks the class of Ingresses that name none.
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
+const CLASS: &str = "IngressClass";
 /// The class that is ours without an `IngressClass` object, unless a setting names another.
 const OWN_CLASS: &str = "pierhead";
 
 /// Whether the Ingress is ours to serve and to report on.
 ///
-/// `spec.ingressClassName` decides, else the annotation `kubernetes.io/ingress.class`, else the default class.
+/// `spec.ingressClassName` decides, else the annotation `kubernetes.io/ingress.class`, else a setting, else the default
+/// class.
 pub fn is_ours(ingress: &Ingress, cluster: &Cluster, settings: &Settings) -> bool {
     let spec_class = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
     if let Some(name) = spec_class.filter(|name| !name.is_empty()) {
         return match cluster.classes.iter().find(|class| class.name_any() == name) {
             Some(class) => serves(class, settings),
             // Manifest files often come without the IngressClass that the cluster has.
-            None => settings.classless && is_own_name(name, settings),
+            // Nor can it be looked up where kinds without a namespace may not be read.
+            None => (settings.classless || cluster.unread.has(CLASS, "")) && is_own_name(name, settings),
         };
     }
     if let Some(name) = ingress.annotations().get(CLASS_ANNOTATION).filter(|name| !name.is_empty()) {
@@ -29,6 +32,9 @@ pub fn is_ours(ingress: &Ingress, cluster: &Cluster, settings: &Settings) -> boo
             Some(class) => serves(class, settings),
             None => is_own_name(name, settings),
         };
+    }
+    if settings.watch_without_class {
+        return true;
     }
     match default_class(cluster) {
         Some(class) => serves(class, settings),

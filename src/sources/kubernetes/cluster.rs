@@ -36,6 +36,26 @@ pub struct Objects {
     pub policies: Vec<Arc<BackendPolicy>>,
     /// What could not be read as an object of its kind.
     pub malformed: Vec<Problem>,
+    /// Ingresses of namespaces that are not selected: nothing of them is served, but what we wrote is taken back.
+    pub left: Vec<Arc<Ingress>>,
+    /// What we may not read.
+    pub unread: Unread,
+}
+
+/// Kinds that were never read because we may not, so that nothing is known of their objects.
+#[derive(Clone, Debug, Default)]
+pub struct Unread(Vec<(&'static str, String)>);
+
+impl Unread {
+    /// Adds a kind in a namespace; an empty one stands for all of them.
+    pub fn add(&mut self, kind: &'static str, namespace: &str) {
+        self.0.push((kind, namespace.to_owned()));
+    }
+
+    /// Whether objects of this kind in this namespace may exist without our knowing.
+    pub fn has(&self, kind: &str, namespace: &str) -> bool {
+        self.0.iter().any(|(of, place)| *of == kind && (place.is_empty() || place == namespace))
+    }
 }
 
 /// Objects in a total order, joined.
@@ -57,6 +77,10 @@ pub struct Cluster {
     pub policies: Vec<Arc<BackendPolicy>>,
     /// What could not be read as an object of its kind.
     pub malformed: Vec<Problem>,
+    /// Ingresses of namespaces that are not selected.
+    pub left: Vec<Arc<Ingress>>,
+    /// What we may not read.
+    pub unread: Unread,
 }
 
 /// The label by which a slice names its Service.
@@ -65,8 +89,18 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 impl Cluster {
     /// Orders and joins.
     pub fn read(objects: Objects) -> Self {
-        let Objects { mut ingresses, mut classes, services, slices, secrets, config_maps, mut policies, mut malformed } =
-            objects;
+        let Objects {
+            mut ingresses,
+            mut classes,
+            services,
+            slices,
+            secrets,
+            config_maps,
+            mut policies,
+            mut malformed,
+            left,
+            unread,
+        } = objects;
         ingresses.sort_by_cached_key(|ingress| precedence(&**ingress));
         policies.sort_by_cached_key(|policy| precedence(&**policy));
         classes.sort_by_cached_key(|class| class.name_any());
@@ -90,6 +124,8 @@ impl Cluster {
             config_maps: by_key(config_maps),
             policies,
             malformed,
+            left,
+            unread,
         }
     }
 }

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::ServiceBackendPort;
 
 use super::{
-    Certificates, Cluster, ObjectKey, annotations::Options, class::is_ours, ingress, policies::Policies,
-    services::Backends,
+    Certificates, Cluster, ObjectKey,
+    annotations::Options,
+    class::is_ours,
+    ingress,
+    policies::Policies,
+    services::{self, Backends},
 };
 use crate::{
     matching::HostPattern,
-    model::{Action, Builder, Compiled, Origin, Problem, Route, Unavailable},
+    model::{Action, Builder, Compiled, Origin, Problem, Route},
 };
 
 /// What compilation is told besides the objects.
@@ -35,6 +39,8 @@ pub struct Settings {
     pub zone: Option<String>,
     /// Accept loopback endpoints: manifest files may, a cluster never (CVE-2021-25740).
     pub allow_loopback_endpoints: bool,
+    /// Serve Ingresses that name no class, whatever class is the default.
+    pub watch_without_class: bool,
     /// Serve Ingresses that name no class when no `IngressClass` is known at all: for manifest files.
     pub classless: bool,
 }
@@ -51,6 +57,7 @@ impl Default for Settings {
             allow_external_name: false,
             zone: None,
             allow_loopback_endpoints: false,
+            watch_without_class: false,
             classless: false,
         }
     }
@@ -88,8 +95,9 @@ fn default_backend(builder: &mut Builder, backends: &Backends<'_>, service: &Obj
     let action = match backends.resolve(builder, service, Some(port), &Options::default()) {
         Ok(id) => Action::Forward(id),
         Err((_, kind)) => {
+            let unavailable = services::unavailable(&kind);
             builder.problem(Problem { origin: origin.clone(), field: String::new(), kind });
-            Action::Unavailable(Unavailable::BackendUnresolved)
+            unavailable
         }
     };
     let (field, filters) = (String::new(), Vec::new());

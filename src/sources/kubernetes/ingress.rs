@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use super::{
     Certificates,
     annotations::{self, Options, Protection, Role},
-    services::{Backends, Fault},
+    services::{self, Backends, Fault},
 };
 use crate::{
     filters::{Filter, HttpsRedirect},
@@ -141,8 +141,9 @@ impl Compiler<'_> {
             Ok(id) => Action::Forward(id),
             Err((below, kind)) => {
                 let field = if below.is_empty() { field.to_owned() } else { format!("{field}.{below}") };
+                let unavailable = services::unavailable(&kind);
                 self.problem(field, kind);
-                Action::Unavailable(Unavailable::BackendUnresolved)
+                unavailable
             }
         };
         // Fail closed: a route that asks for protection we cannot give is not served at all.

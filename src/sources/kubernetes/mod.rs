@@ -4,6 +4,7 @@ pub mod annotations;
 pub mod api;
 mod authorities;
 pub mod class;
+pub mod client;
 pub mod cluster;
 pub mod compile;
 pub mod events;

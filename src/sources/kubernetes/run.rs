@@ -47,6 +47,8 @@ pub struct Settings {
     pub namespace_selector: Option<String>,
     /// What Ingresses are told about where they are reachable.
     pub publish: Publish,
+    /// Write status at all.
+    pub update_status: bool,
     /// Name of this replica among all, such as the name of its pod.
     pub identity: String,
     /// Namespace of the Lease.
@@ -74,6 +76,7 @@ impl Default for Settings {
             namespaces: Vec::new(),
             namespace_selector: None,
             publish: Publish::None,
+            update_status: true,
             identity: name.clone(),
             lease_namespace: name.clone(),
             lease_name: name,
@@ -176,7 +179,7 @@ async fn rebuild(
     views: watch::Sender<Option<View>>,
 ) {
     stores.ready().await;
-    info!("every watch has seen everything once");
+    info!("every watch has seen everything once, or may not");
     let mut certificates = Certificates::default();
     loop {
         let started = Instant::now();
@@ -246,7 +249,7 @@ async fn tell(
         let view = views.borrow_and_update().clone();
         let mut wake = None;
         if let Some(View { cluster, compiled, addresses }) = &view {
-            if leadership.holds() {
+            if settings.update_status && leadership.holds() {
                 let patches = status::plan(cluster, &compiled.problems, &settings, addresses.as_deref());
                 wake = writer.apply(patches).await;
             }

@@ -16,7 +16,7 @@ use rustls::{
 };
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
-use super::{Cluster, ObjectKey, authorities::Authorities};
+use super::{Cluster, ObjectKey, authorities::Authorities, cluster::Unread};
 use crate::{
     model::{Certificate, Origin, ProblemKind},
     sources::policy::{CertificateReferenceKind, Judged, References},
@@ -33,6 +33,7 @@ pub(super) const TLS_TYPE: &str = "kubernetes.io/tls";
 pub struct Certificates {
     entries: BTreeMap<ObjectKey, Entry>,
     authorities: Authorities,
+    unread: Unread,
     /// Seconds since 1970-01-01T00:00:00Z at the last update.
     now: i64,
 }
@@ -53,6 +54,7 @@ impl Certificates {
     /// Takes in the objects as they are now.
     pub fn update(&mut self, cluster: &Cluster) {
         self.authorities.update(cluster);
+        self.unread.clone_from(&cluster.unread);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.entries.retain(|key, _| cluster.secrets.contains_key(key));
@@ -74,11 +76,17 @@ impl Certificates {
         OfNamespace { certificates: self, namespace }
     }
 
+    /// What is wrong when objects of this kind may not be read in this namespace.
+    fn unread(&self, kind: &'static str, namespace: &str) -> Option<ProblemKind> {
+        self.unread.has(kind, namespace).then(|| ProblemKind::Forbidden { kind, namespace: namespace.to_owned() })
+    }
+
     /// The certificate to serve for a Secret (its own, or the last good one), and what is wrong with it.
     pub(super) fn judge(&self, key: &ObjectKey) -> (Option<&Arc<Certificate>>, Vec<ProblemKind>) {
         let secret = Origin::new("Secret", key.0.as_str(), key.1.as_str());
         let Some(entry) = self.entries.get(key) else {
-            return (None, vec![ProblemKind::SecretNotFound(secret)]);
+            let missing = self.unread("Secret", &key.0).unwrap_or(ProblemKind::SecretNotFound(secret));
+            return (None, vec![missing]);
         };
         let mut kinds = Vec::new();
         if let Some(error) = &entry.error {
@@ -101,7 +109,16 @@ struct OfNamespace<'a> {
 
 impl References for OfNamespace<'_> {
     fn authorities(&self, kind: CertificateReferenceKind, name: &str) -> Judged<Arc<[CertificateDer<'static>]>> {
-        self.certificates.authorities.judge(kind, (self.namespace.to_owned(), name.to_owned()))
+        let kind_name = match kind {
+            CertificateReferenceKind::ConfigMap => "ConfigMap",
+            CertificateReferenceKind::Secret => "Secret",
+        };
+        let (found, mut kinds) =
+            self.certificates.authorities.judge(kind, (self.namespace.to_owned(), name.to_owned()));
+        if let (None, Some(forbidden)) = (&found, self.certificates.unread(kind_name, self.namespace)) {
+            kinds = vec![forbidden];
+        }
+        (found, kinds)
     }
 
     fn certificate(&self, secret: &str) -> Judged<Arc<Certificate>> {

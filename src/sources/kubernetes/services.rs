@@ -19,8 +19,8 @@ use super::{
 use crate::{
     matching::HostPattern,
     model::{
-        Address, Backend, BackendId, BackendTarget, Builder, Endpoint, Origin, Problem, ProblemKind, Protocol, Scope,
-        Variant,
+        Action, Address, Backend, BackendId, BackendTarget, Builder, Endpoint, Origin, Problem, ProblemKind, Protocol,
+        Scope, Unavailable, Variant,
     },
 };
 
@@ -29,6 +29,15 @@ pub(super) type Fault = (&'static str, ProblemKind);
 
 const SERVICE: &str = "service.name";
 const PORT: &str = "service.port";
+const POLICY: &str = "BackendPolicy";
+
+/// How a route is out of service whose backend cannot be had.
+pub(super) fn unavailable(kind: &ProblemKind) -> Action {
+    Action::Unavailable(match kind {
+        ProblemKind::Forbidden { kind: POLICY, .. } => Unavailable::Unprotected,
+        _ => Unavailable::BackendUnresolved,
+    })
+}
 
 /// Resolves what Ingresses name.
 pub(super) struct Backends<'a> {
@@ -50,7 +59,10 @@ impl Backends<'_> {
         options: &Options,
     ) -> Result<BackendId, Fault> {
         let origin = origin(key);
-        let service = self.cluster.services.get(key).ok_or_else(|| (SERVICE, ProblemKind::NotFound(origin.clone())))?;
+        let missing = || self.unread("Service", key).unwrap_or_else(|| ProblemKind::NotFound(origin.clone()));
+        let service = self.cluster.services.get(key).ok_or_else(|| (SERVICE, missing()))?;
+        // A policy that we cannot see may ask for TLS: nothing is sent in clear text on the chance that none does.
+        self.unread(POLICY, key).map_or(Ok(()), |kind| Err((SERVICE, kind)))?;
         let spec = spec_of(service);
         let external = spec.type_.as_deref() == Some("ExternalName");
         if external && !self.settings.allow_external_name {
@@ -69,6 +81,9 @@ impl Backends<'_> {
         let id = BackendId { variant, ..BackendId::new(key.0.as_str(), key.1.as_str(), number) };
         if builder.has_backend(&id) {
             return Ok(id);
+        }
+        if !external && variant.target == BackendTarget::Endpoints {
+            self.unread("EndpointSlice", key).map_or(Ok(()), |kind| Err((SERVICE, kind)))?;
         }
         let policy = converted.policy(&id);
         let endpoints = if external {
@@ -91,6 +106,12 @@ impl Backends<'_> {
             policy,
         });
         Ok(id)
+    }
+
+    /// What is wrong when objects of this kind may not be read where the Service is.
+    fn unread(&self, kind: &'static str, (namespace, _): &ObjectKey) -> Option<ProblemKind> {
+        let unread = self.cluster.unread.has(kind, namespace);
+        unread.then(|| ProblemKind::Forbidden { kind, namespace: namespace.clone() })
     }
 
     /// Ready endpoints; when there is none, those that still serve while they terminate.

@@ -81,6 +81,7 @@ pub fn plan(cluster: &Cluster, problems: &[Problem], settings: &Settings, addres
             let wanted: &[_] = if class::is_ours(ingress, cluster, &settings.compile) { &wanted } else { &[] };
             patches.extend(plan_ingress(ingress, wanted, &manager));
         }
+        patches.extend(cluster.left.iter().filter_map(|ingress| plan_ingress(ingress, &[], &manager)));
     }
     let now = k8s_openapi::jiff::Timestamp::now();
     patches.extend(cluster.policies.iter().filter_map(|policy| policy::plan(policy, problems, &settings.compile, now)));

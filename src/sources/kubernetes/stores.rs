@@ -7,7 +7,7 @@ mod store;
 
 use std::{collections::HashSet, fmt::Debug, sync::Arc};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::select_all};
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Secret, Service},
     discovery::v1::EndpointSlice,
@@ -21,11 +21,12 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{sync::Notify, task::JoinSet};
 
-use self::store::{Absence, Store, Watch, follow};
+use self::store::{Need, Store, Subject, follow, or_absent};
 use super::{
     ObjectKey, Objects,
     api::{BackendPolicy, StoredPolicy},
-    cluster, locality,
+    cluster::{self, Unread},
+    locality,
     rights::{self, Right},
 };
 use crate::{
@@ -82,63 +83,62 @@ impl Stores {
         tasks: &mut JoinSet<()>,
         dirty: &Arc<Notify>,
     ) -> Self {
+        // Who grants rights in single namespaces alone cannot grant that to see a kind without one.
+        let of_classes = if scope.namespaces.is_empty() { Need::Required } else { Need::Optional };
         let mut start = Start { client, scope, watches, tasks, dirty };
-        let restricted = !scope.namespaces.is_empty();
-        // A role that is bound in single namespaces cannot give access to kinds without a namespace.
-        let classes_may_lack = if restricted { Absence::Forbidden } else { Absence::Never };
         let tls = || config().fields(TLS_SECRETS);
         let one = |name: &str| config().fields(&format!("metadata.name={name}"));
         Self {
-            ingresses: start.each(&rights::INGRESSES, &config(), Absence::Never, |_| {}),
+            ingresses: start.each(&rights::INGRESSES, &config(), |_| {}),
             classes: start.one(
-                (&rights::INGRESS_CLASSES, ""),
+                Subject { need: of_classes, ..of(&rights::INGRESS_CLASSES, String::new()) },
                 Api::all(client.clone()),
                 config(),
-                Watch { absence: classes_may_lack, trim: |_| {} },
+                |_| {},
             ),
-            services: start.each(&rights::SERVICES, &config(), Absence::Never, |_| {}),
-            slices: start.each(&rights::ENDPOINT_SLICES, &config(), Absence::Never, |slice: &mut EndpointSlice| {
+            services: start.each(&rights::SERVICES, &config(), |_| {}),
+            slices: start.each(&rights::ENDPOINT_SLICES, &config(), |slice: &mut EndpointSlice| {
                 if let Some(annotations) = &mut slice.metadata.annotations {
                     annotations.retain(|name, _| name == locality::WEIGHT);
                 }
             }),
-            secrets: start.each(&rights::SECRETS, &tls(), Absence::Never, trim_secret),
-            // Policies alone need them.
-            config_maps: start.each(&rights::CONFIG_MAPS, &config(), Absence::Forbidden, trim_config_map),
-            policies: start.each(&rights::BACKEND_POLICIES, &config(), Absence::UnknownKind, |_| {}),
+            secrets: start.each(&rights::SECRETS, &tls(), trim_secret),
+            config_maps: start.each(&rights::CONFIG_MAPS, &config(), trim_config_map),
+            policies: start.each(&rights::BACKEND_POLICIES, &config(), |_| {}),
             selected: scope.namespace_selector.as_deref().map(|selector| start.namespaces(selector)),
             secret: scope.secret.as_ref().map(|(namespace, name)| {
                 let api = Api::namespaced(client.clone(), namespace);
                 let fields = format!("{TLS_SECRETS},metadata.name={name}");
                 start.one(
-                    (&rights::SECRETS, &format!("{namespace}/{name}")),
+                    of(&rights::SECRETS, format!("{namespace}/{name}")),
                     api,
                     config().fields(&fields),
-                    Watch { absence: Absence::Forbidden, trim: trim_secret },
+                    trim_secret,
                 )
             }),
             service: scope.service.as_ref().map(|(namespace, name)| {
                 let api = Api::namespaced(client.clone(), namespace);
-                start.one(
-                    (&rights::SERVICES, &format!("{namespace}/{name}")),
-                    api,
-                    one(name),
-                    Watch { absence: Absence::Forbidden, trim: |_| {} },
-                )
+                start.one(of(&rights::SERVICES, format!("{namespace}/{name}")), api, one(name), |_| {})
             }),
         }
     }
 
     /// Waits until every store has seen everything once, or has a reason to do without.
+    ///
+    /// Where no Ingress at all may be read, or not which namespaces are selected, there is nothing left to serve: that is
+    /// waited for, so that a rollout stops rather than replacing replicas that serve.
     pub async fn ready(&self) {
         all_ready(&self.ingresses).await;
+        select_all(self.ingresses.iter().map(|store| Box::pin(store.synced()))).await;
         all_ready(std::slice::from_ref(&self.classes)).await;
         all_ready(&self.services).await;
         all_ready(&self.slices).await;
         all_ready(&self.secrets).await;
         all_ready(&self.config_maps).await;
         all_ready(&self.policies).await;
-        all_ready(self.selected.as_slice()).await;
+        if let Some(selected) = &self.selected {
+            selected.synced().await;
+        }
         all_ready(self.secret.as_slice()).await;
         all_ready(self.service.as_slice()).await;
     }
@@ -159,9 +159,12 @@ impl Stores {
             config_maps: read_all(&self.config_maps, &mut malformed),
             policies: read_policies(&self.policies, &mut malformed),
             malformed,
+            left: Vec::new(),
+            unread: self.unread(),
         };
         if let Some(selected) = selected {
-            retain(&mut objects.ingresses, &selected);
+            let all = std::mem::take(&mut objects.ingresses);
+            (objects.ingresses, objects.left) = all.into_iter().partition(|ingress| is_in(&**ingress, &selected));
             retain(&mut objects.services, &selected);
             retain(&mut objects.slices, &selected);
             retain(&mut objects.secrets, &selected);
@@ -176,6 +179,18 @@ impl Stores {
             objects.secrets.extend(store.read().0);
         }
         objects
+    }
+
+    fn unread(&self) -> Unread {
+        let mut unread = Unread::default();
+        note(std::slice::from_ref(&self.classes), &mut unread);
+        note(&self.services, &mut unread);
+        note(&self.slices, &mut unread);
+        note(&self.secrets, &mut unread);
+        note(&self.config_maps, &mut unread);
+        note(&self.policies, &mut unread);
+        note(self.secret.as_slice(), &mut unread);
+        unread
     }
 
     /// The Service of [`Scope::service`]: None while nothing is known about it, `Some(None)` when there is none.
@@ -232,11 +247,25 @@ fn read_policies(stores: &[Arc<Store<StoredPolicy>>], malformed: &mut Vec<Proble
 }
 
 fn retain<K: Resource>(objects: &mut Vec<Arc<K>>, namespaces: &HashSet<String>) {
-    objects.retain(|object| object.meta().namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace)));
+    objects.retain(|object| is_in(&**object, namespaces));
+}
+
+fn is_in(object: &impl Resource, namespaces: &HashSet<String>) -> bool {
+    object.meta().namespace.as_ref().is_some_and(|namespace| namespaces.contains(namespace))
+}
+
+fn note<K: Resource<DynamicType = ()>>(stores: &[Arc<Store<K>>], unread: &mut Unread) {
+    for (kind, namespace) in stores.iter().filter_map(|store| store.unread()) {
+        unread.add(kind, namespace);
+    }
 }
 
 fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+fn of(right: &'static Right, place: String) -> Subject {
+    Subject { right, place, need: Need::Required }
 }
 
 /// Starts watches.
@@ -250,13 +279,7 @@ struct Start<'a> {
 
 impl Start<'_> {
     /// One store per watched namespace.
-    fn each<K>(
-        &mut self,
-        right: &'static Right,
-        config: &watcher::Config,
-        absence: Absence,
-        trim: fn(&mut K),
-    ) -> Vec<Arc<Store<K>>>
+    fn each<K>(&mut self, right: &'static Right, config: &watcher::Config, trim: fn(&mut K)) -> Vec<Arc<Store<K>>>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -266,34 +289,34 @@ impl Start<'_> {
             [] => vec![("", Api::all(client))],
             some => some.iter().map(|name| (name.as_str(), Api::namespaced(client.clone(), name))).collect(),
         };
-        let one = |(namespace, api)| self.one((right, namespace), api, config.clone(), Watch { absence, trim });
+        let one = |(namespace, api): (&str, _)| self.one(of(right, namespace.to_owned()), api, config.clone(), trim);
         apis.into_iter().map(one).collect()
     }
 
     fn one<K>(
         &mut self,
-        (right, place): (&'static Right, &str),
+        subject: Subject,
         api: Api<DeserializeGuard<K>>,
         config: watcher::Config,
-        watch: Watch<K>,
+        trim: fn(&mut K),
     ) -> Arc<Store<K>>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        let store = Arc::new(Store::new(right.kind, self.watches.watch(right.resource, place)));
-        let events = watcher(api, config).default_backoff();
-        self.tasks.spawn(follow(Arc::clone(&store), events, watch, Arc::clone(self.dirty)));
+        let right = subject.right;
+        let store = Arc::new(Store::new(subject, self.watches));
+        let client = self.client.clone();
+        let events = watcher(api, config).default_backoff().then(move |event| or_absent(event, right, client.clone()));
+        self.tasks.spawn(follow(Arc::clone(&store), events, trim, Arc::clone(self.dirty)));
         store
     }
 
     /// Namespaces by label, names only.
     fn namespaces(&mut self, selector: &str) -> Arc<Store<PartialObjectMeta<Namespace>>> {
-        let right = &rights::NAMESPACES;
-        let store = Arc::new(Store::new(right.kind, self.watches.watch(right.resource, "")));
+        let store = Arc::new(Store::new(of(&rights::NAMESPACES, String::new()), self.watches));
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
         let events = watcher(api, config().labels(selector)).default_backoff().map(|event| event.map(guard));
-        let watch = Watch { absence: Absence::Never, trim: |_| {} };
-        self.tasks.spawn(follow(Arc::clone(&store), events, watch, Arc::clone(self.dirty)));
+        self.tasks.spawn(follow(Arc::clone(&store), events, |_| {}, Arc::clone(self.dirty)));
         store
     }
 }

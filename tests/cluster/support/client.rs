@@ -30,6 +30,8 @@ pub(crate) struct Reply {
     pub(crate) backend: String,
     /// `Location` of the response.
     pub(crate) location: String,
+    /// What it says.
+    pub(crate) body: String,
 }
 
 /// Sends `GET path` for `host` to a port of this host.
@@ -81,9 +83,10 @@ async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Reply,
     let location = response.headers().get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let location = location.to_owned();
     let body = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
-    let body: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-    let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
-    Ok(Reply { status, backend: text("backend"), location })
+    let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Reply { status, backend: text("backend"), location, body })
 }
 
 fn tls() -> tokio_rustls::TlsConnector {

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{Backend, ControlPlane, Pierhead, Ports, eventually, service, slice};
 
 /// Group, version and plural of the kinds that the tests write or read.
-const KINDS: [(&str, &str, &str, &str); 13] = [
+const KINDS: [(&str, &str, &str, &str); 15] = [
     ("Ingress", "networking.k8s.io", "v1", "ingresses"),
     ("IngressClass", "networking.k8s.io", "v1", "ingressclasses"),
     ("Service", "", "v1", "services"),
@@ -30,6 +30,8 @@ const KINDS: [(&str, &str, &str, &str); 13] = [
     ("BackendPolicy", "pierhead.dev", "v1alpha1", "backendpolicies"),
     ("Event", "events.k8s.io", "v1", "events"),
     ("Lease", "coordination.k8s.io", "v1", "leases"),
+    ("ServiceAccount", "", "v1", "serviceaccounts"),
+    ("RoleBinding", "rbac.authorization.k8s.io", "v1", "rolebindings"),
     ("Role", "rbac.authorization.k8s.io", "v1", "roles"),
     ("ClusterRole", "rbac.authorization.k8s.io", "v1", "clusterroles"),
     ("CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions"),
@@ -59,16 +61,13 @@ impl Cluster {
         control_plane.kubectl(&["apply", "--validate=strict", "-k", &path("deploy")]).await;
         let wait = ["wait", "--for=condition=Established", "crd/backendpolicies.pierhead.dev", "--timeout=60s"];
         control_plane.kubectl(&wait).await;
-        let kubeconfig = Self::service_account(&control_plane).await;
+        let kubeconfig = account(&control_plane, "pierhead").await;
         Self { control_plane, kubeconfig, scenes: AtomicUsize::new(0) }
     }
 
-    async fn service_account(control_plane: &ControlPlane) -> PathBuf {
-        let accounts: Api<ServiceAccount> = Api::namespaced(control_plane.client(), "pierhead");
-        let spec = TokenRequestSpec { expiration_seconds: Some(7200), ..TokenRequestSpec::default() };
-        let request = TokenRequest { spec, ..TokenRequest::default() };
-        let token = accounts.create_token_request("pierhead", &PostParams::default(), &request).await.expect("a token");
-        control_plane.kubeconfig("pierhead", &token.status.expect("filled by the server").token)
+    /// What the service account `pierhead` of a namespace connects with.
+    pub(crate) async fn account(&self, namespace: &str) -> PathBuf {
+        account(&self.control_plane, namespace).await
     }
 
     /// Cluster administrator.
@@ -86,6 +85,11 @@ impl Cluster {
     /// Starts a replica.
     pub(crate) fn spawn(&self, name: &str, replica: u16, args: &[&str]) -> Pierhead {
         Pierhead::spawn(self.control_plane.dir(), &self.kubeconfig, name, Ports::of(replica), args)
+    }
+
+    /// Starts a replica that connects with another account.
+    pub(crate) fn spawn_as(&self, kubeconfig: &Path, name: &str, replica: u16, args: &[&str]) -> Pierhead {
+        Pierhead::spawn(self.control_plane.dir(), kubeconfig, name, Ports::of(replica), args)
     }
 
     /// A new namespace.
@@ -229,4 +233,12 @@ impl Scene<'_> {
     pub(crate) fn host(&self, prefix: &str) -> String {
         format!("{prefix}.{}.example", self.namespace)
     }
+}
+
+async fn account(control_plane: &ControlPlane, namespace: &str) -> PathBuf {
+    let accounts: Api<ServiceAccount> = Api::namespaced(control_plane.client(), namespace);
+    let spec = TokenRequestSpec { expiration_seconds: Some(7200), ..TokenRequestSpec::default() };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let token = accounts.create_token_request("pierhead", &PostParams::default(), &request).await.expect("a token");
+    control_plane.kubeconfig(&format!("pierhead-{namespace}"), &token.status.expect("filled by the server").token)
 }

@@ -77,6 +77,11 @@ impl Pierhead {
         client::get(self.ports.admin, "localhost", "/readyz").await.map(|reply| reply.status)
     }
 
+    /// What `/readyz?verbose` says.
+    pub(crate) async fn verbose(&self) -> Result<String, String> {
+        client::get(self.ports.admin, "localhost", "/readyz?verbose").await.map(|reply| reply.body)
+    }
+
     /// Sends `GET path` for `host`.
     pub(crate) async fn get(&self, host: &str, path: &str) -> Result<Reply, String> {
         client::get(self.ports.http, host, path).await

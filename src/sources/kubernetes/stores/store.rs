@@ -9,7 +9,7 @@ use std::{
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
-    Resource,
+    Client, Resource,
     core::DeserializeGuard,
     runtime::{watcher, watcher::Event},
 };
@@ -18,20 +18,42 @@ use tracing::{info, warn};
 
 use crate::{
     model::{Origin, Problem, ProblemKind},
-    sources::kubernetes::{ObjectKey, cluster, status::FIELD_MANAGER_PREFIX},
-    telemetry::watches,
+    sources::kubernetes::{ObjectKey, api::BackendPolicy, cluster, rights::Right, status::FIELD_MANAGER_PREFIX},
+    telemetry::watches::{self, Turn, Watches},
 };
 
 /// Annotation of `kubectl apply`: a second copy of the whole object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
+/// What to do about a kind that has to be installed.
+const NOT_INSTALLED: &str = "the kind is not installed: run `kubectl apply -f crds/`, or `pierhead crds | kubectl apply -f -`; \
+                             everything else is served meanwhile";
+
 /// One kind in one namespace, or in all of them.
 #[derive(Debug)]
 pub(super) struct Store<K> {
-    kind: &'static str,
+    subject: Subject,
     told: watches::Watch,
     objects: Mutex<HashMap<ObjectKey, Kept<K>>>,
     state: watch::Sender<State>,
+}
+
+/// What is watched.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    pub(super) right: &'static Right,
+    /// Namespace, or namespace and name; empty for all of them.
+    pub(super) place: String,
+    pub(super) need: Need,
+}
+
+/// Whether a refusal is trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Something is not served, or not as it was meant.
+    Required,
+    /// Who names namespaces may well have no right to a kind without one.
+    Optional,
 }
 
 /// An object, and what is wrong with what came after it.
@@ -56,15 +78,18 @@ impl<K> Kept<K> {
 enum State {
     /// Nothing yet.
     Waiting,
-    /// The API server says that there is nothing for us to see; this may change.
+    /// The kind does not exist, and so no object of it; this may change.
     Absent,
+    /// We may not look; this may change.
+    Forbidden,
     /// A complete list at least.
     Synced,
 }
 
 impl<K: Resource<DynamicType = ()>> Store<K> {
-    pub(super) fn new(kind: &'static str, told: watches::Watch) -> Self {
-        Self { kind, told, objects: Mutex::default(), state: watch::Sender::new(State::Waiting) }
+    pub(super) fn new(subject: Subject, watches: &Arc<Watches>) -> Self {
+        let told = watches.watch(subject.right.resource, &subject.place);
+        Self { subject, told, objects: Mutex::default(), state: watch::Sender::new(State::Waiting) }
     }
 
     pub(super) async fn ready(&self) {
@@ -72,8 +97,67 @@ impl<K: Resource<DynamicType = ()>> Store<K> {
         let _ = self.state.subscribe().wait_for(|state| *state != State::Waiting).await;
     }
 
+    /// Waits for the first complete list.
+    pub(super) async fn synced(&self) {
+        let _ = self.state.subscribe().wait_for(|state| *state == State::Synced).await;
+    }
+
+    /// Kind and namespace, when nothing is known because we may not look.
+    pub(super) fn unread(&self) -> Option<(&'static str, &str)> {
+        let namespace = self.subject.place.split('/').next().unwrap_or_default();
+        (*self.state.borrow() == State::Forbidden).then_some((self.subject.right.kind, namespace))
+    }
+
     pub(super) fn is_synced(&self) -> bool {
         *self.state.borrow() == State::Synced
+    }
+
+    /// Takes note that there is nothing to see for us. What was seen before stays. Says whether that is news.
+    fn refused(&self, code: Option<u16>) -> bool {
+        let next = match code {
+            Some(403) => State::Forbidden,
+            Some(404) if self.subject.right.has_to_be_installed() => State::Absent,
+            _ => return false,
+        };
+        self.state.send_if_modified(|state| {
+            let news = *state != State::Synced && *state != next;
+            if news {
+                *state = next;
+            }
+            news
+        })
+    }
+
+    fn tell(&self, code: Option<u16>, error: &watcher::Error, is_new: bool) {
+        let Subject { right, need, .. } = &self.subject;
+        if *need == Need::Optional && code == Some(403) && !self.is_synced() {
+            self.told.withdrawn();
+            if is_new {
+                info!(kind = right.kind, meanwhile = right.without, "may not be read, which is optional here");
+            }
+            return;
+        }
+        let (error, advice) = (reason(error), self.advice(code));
+        let turn = self.told.failed(error.clone(), advice.clone());
+        if is_new || turn == Turn::Failed {
+            warn!(kind = right.kind, error, advice, "watch failed, trying again");
+        }
+    }
+
+    fn advice(&self, code: Option<u16>) -> String {
+        match code {
+            Some(403) if self.is_synced() => {
+                let advice = self.subject.right.advice(&self.subject.place);
+                let (grant, _) = advice.split_once(';').unwrap_or((&advice, ""));
+                format!("{grant}; what was seen before stays in force, but a restart forgets it")
+            }
+            Some(403) => self.subject.right.advice(&self.subject.place),
+            Some(404) if self.subject.right.has_to_be_installed() => NOT_INSTALLED.to_owned(),
+            Some(410) => "the watch fell behind and lists again".to_owned(),
+            _ if self.is_synced() => "what was seen before stays in force".to_owned(),
+            _ => "nothing is served before it has seen everything once: look at the API server and the way to it"
+                .to_owned(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Kept<K>>> {
@@ -86,7 +170,7 @@ impl<K: Resource<DynamicType = ()>> Store<K> {
         for ((namespace, name), kept) in &*self.lock() {
             objects.extend(kept.object.clone());
             problems.extend(kept.malformed.as_ref().map(|error| Problem {
-                origin: Origin::new(self.kind, namespace.as_str(), name.as_str()),
+                origin: Origin::new(self.subject.right.kind, namespace.as_str(), name.as_str()),
                 field: String::new(),
                 kind: ProblemKind::Malformed(error.clone()),
             }));
@@ -161,95 +245,76 @@ fn trim_meta(meta: &mut ObjectMeta) {
     }
 }
 
-/// When the answer of the API server counts as "there is nothing".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absence {
-    /// Never: only a complete list makes the store ready.
-    Never,
-    /// When we may not look.
-    Forbidden,
-    /// When the kind does not exist. Where it does but we may not look, there may be objects that protect.
-    UnknownKind,
-}
-
-impl Absence {
-    fn covers(self, code: u16) -> bool {
-        match self {
-            Self::Never => false,
-            Self::Forbidden => code == 403,
-            Self::UnknownKind => code == 404,
+/// A refusal to show a kind that is not there, as the API server would tell somebody who may look: with 404.
+///
+/// Rights are looked at before the kind is, but everybody may ask which kinds there are.
+pub(super) async fn or_absent<K>(
+    event: watcher::Result<Event<DeserializeGuard<K>>>,
+    right: &'static Right,
+    client: Client,
+) -> watcher::Result<Event<DeserializeGuard<K>>> {
+    match event {
+        Err(watcher::Error::InitialListFailed(kube::Error::Api(mut status)))
+            if status.code == 403 && right.has_to_be_installed() =>
+        {
+            let known = client.list_api_group_resources(BackendPolicy::api_version(&()).as_ref()).await;
+            if let Err(kube::Error::Api(absent)) = known
+                && absent.code == 404
+            {
+                status = absent;
+            }
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status)))
         }
+        event => event,
     }
-}
-
-/// What a watch does besides storing.
-pub(super) struct Watch<K> {
-    pub(super) absence: Absence,
-    /// Takes away what nobody reads.
-    pub(super) trim: fn(&mut K),
 }
 
 /// Keeps a store current for as long as the stream lasts, which is for ever.
 pub(super) async fn follow<K>(
     store: Arc<Store<K>>,
     events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<K>>>>,
-    watch: Watch<K>,
+    trim: fn(&mut K),
     dirty: Arc<Notify>,
 ) where
     K: Resource<DynamicType = ()>,
 {
     let mut events = pin!(events);
     let mut list = HashMap::new();
-    let mut failing = None;
+    let mut failure = None;
     let mut listed = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                let works = !matches!(event, Event::Init);
-                if !works && std::mem::replace(&mut listed, true) {
+                if matches!(event, Event::Init) && std::mem::replace(&mut listed, true) {
                     store.told.restarted();
                 }
-                if store.apply(event, &mut list, watch.trim) {
-                    store.told.followed(store.lock().len());
+                if store.apply(event, &mut list, trim) {
+                    if store.told.followed(store.lock().len()) == Turn::Recovered {
+                        info!(kind = store.subject.right.kind, "watch works again");
+                    }
                     dirty.notify_one();
-                }
-                if works && failing.take().is_some() {
-                    info!(kind = store.kind, "watch works again");
                 }
             }
             Err(error) => {
                 let code = status_code(&error);
-                let advice = advice(store.kind, code);
-                store.told.failed(error.to_string(), advice.to_owned());
                 // Once per kind of failure: the backoff repeats it for as long as it lasts.
-                if failing.replace(code) != Some(code) {
-                    warn!(kind = store.kind, %error, advice, "watch failed, trying again");
-                }
-                if code.is_some_and(|code| watch.absence.covers(code)) {
-                    let first = store.state.send_if_modified(|state| {
-                        let waiting = *state == State::Waiting;
-                        if waiting {
-                            *state = State::Absent;
-                        }
-                        waiting
-                    });
-                    if first {
-                        dirty.notify_one();
-                    }
+                store.tell(code, &error, failure.replace(code) != Some(code));
+                if store.refused(code) {
+                    dirty.notify_one();
                 }
             }
         }
     }
 }
 
-fn advice(kind: &str, code: Option<u16>) -> &'static str {
-    match code {
-        Some(403) => "the ServiceAccount may not list and watch this kind: apply deploy/rbac.yaml",
-        Some(404) if kind == "BackendPolicy" => {
-            "the kind is not installed: apply crds/; Ingresses are served meanwhile"
-        }
-        Some(410) => "the watch fell behind and lists again",
-        _ => "the last known state stays in force",
+/// What the API server said, or why it could not be asked.
+fn reason(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -270,6 +335,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::sources::kubernetes::rights;
+
+    fn all(right: &'static Right) -> Subject {
+        Subject { right, place: String::new(), need: Need::Required }
+    }
 
     fn guarded(object: Value) -> DeserializeGuard<Ingress> {
         serde_json::from_value(object).unwrap()
@@ -291,11 +361,9 @@ mod tests {
 
     async fn after(
         store: &Arc<Store<Ingress>>,
-        absence: Absence,
         events: Vec<watcher::Result<Event<DeserializeGuard<Ingress>>>>,
     ) -> (Vec<String>, usize) {
-        let watch = Watch { absence, trim: |_: &mut Ingress| {} };
-        follow(Arc::clone(store), stream::iter(events), watch, Arc::default()).await;
+        follow(Arc::clone(store), stream::iter(events), |_| {}, Arc::default()).await;
         let (objects, problems) = store.read();
         let mut names: Vec<String> = objects.iter().filter_map(|object| object.metadata.name.clone()).collect();
         names.sort();
@@ -308,53 +376,54 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_that_breaks_off_takes_nothing_away() {
-        let store = Arc::new(Store::new("Ingress", Arc::<watches::Watches>::default().watch("ingresses", "")));
+        let store = Arc::new(Store::new(all(&rights::INGRESSES), &Arc::default()));
         let full = vec![Ok(Event::Init), Ok(Event::InitApply(ingress("a"))), Ok(Event::InitDone)];
-        assert_eq!(after(&store, Absence::Never, full).await.0, ["a"]);
+        assert_eq!(after(&store, full).await.0, ["a"]);
         let broken = vec![Ok(Event::Init), Err(refusal(500)), Ok(Event::Init), Ok(Event::InitApply(ingress("b")))];
-        assert_eq!(after(&store, Absence::Never, broken).await.0, ["a"]);
+        assert_eq!(after(&store, broken).await.0, ["a"]);
         let relist = vec![Ok(Event::Init), Ok(Event::InitApply(ingress("b"))), Ok(Event::InitDone)];
-        assert_eq!(after(&store, Absence::Never, relist).await.0, ["b"]);
+        assert_eq!(after(&store, relist).await.0, ["b"]);
     }
 
     #[tokio::test]
     async fn a_malformed_object_is_a_problem_until_it_is_repaired_or_gone() {
-        let store = Arc::new(Store::new("Ingress", Arc::<watches::Watches>::default().watch("ingresses", "")));
+        let store = Arc::new(Store::new(all(&rights::INGRESSES), &Arc::default()));
         let list = vec![
             Ok(Event::Init),
             Ok(Event::InitApply(ingress("a"))),
             Ok(Event::InitApply(malformed("b"))),
             Ok(Event::InitDone),
         ];
-        assert_eq!(after(&store, Absence::Never, list).await, (vec!["a".to_owned()], 1));
+        assert_eq!(after(&store, list).await, (vec!["a".to_owned()], 1));
         let worse = vec![Ok(Event::Apply(malformed("a")))];
-        assert_eq!(after(&store, Absence::Never, worse).await, (vec!["a".to_owned()], 2), "the version before stays");
+        assert_eq!(after(&store, worse).await, (vec!["a".to_owned()], 2), "the version before stays");
         let relist = vec![
             Ok(Event::Init),
             Ok(Event::InitApply(malformed("a"))),
             Ok(Event::InitApply(malformed("b"))),
             Ok(Event::InitDone),
         ];
-        assert_eq!(after(&store, Absence::Never, relist).await, (vec!["a".to_owned()], 2));
-        assert_eq!(after(&store, Absence::Never, vec![Ok(Event::Apply(ingress("a")))]).await.1, 1);
-        assert_eq!(after(&store, Absence::Never, vec![Ok(Event::Delete(malformed("b")))]).await.1, 0);
+        assert_eq!(after(&store, relist).await, (vec!["a".to_owned()], 2));
+        assert_eq!(after(&store, vec![Ok(Event::Apply(ingress("a")))]).await.1, 1);
+        assert_eq!(after(&store, vec![Ok(Event::Delete(malformed("b")))]).await.1, 0);
     }
 
     #[tokio::test]
-    async fn only_what_a_kind_may_lack_makes_its_store_ready() {
-        for (absence, code, want) in [
-            (Absence::UnknownKind, 404, State::Absent),
-            (Absence::UnknownKind, 403, State::Waiting),
-            (Absence::UnknownKind, 500, State::Waiting),
-            (Absence::Forbidden, 403, State::Absent),
-            (Absence::Forbidden, 404, State::Waiting),
-            (Absence::Never, 403, State::Waiting),
+    async fn only_a_refusal_or_a_kind_that_is_not_there_ends_the_wait_without_a_list() {
+        for (right, code, want) in [
+            (&rights::BACKEND_POLICIES, 404, State::Absent),
+            (&rights::BACKEND_POLICIES, 403, State::Forbidden),
+            (&rights::BACKEND_POLICIES, 500, State::Waiting),
+            (&rights::INGRESSES, 403, State::Forbidden),
+            (&rights::INGRESSES, 404, State::Waiting),
         ] {
-            let store = Arc::new(Store::new("Ingress", Arc::<watches::Watches>::default().watch("ingresses", "")));
-            after(&store, absence, vec![Ok(Event::Init), Err(refusal(code))]).await;
-            assert_eq!(state(&store), want, "{absence:?} {code}");
-            after(&store, absence, vec![Ok(Event::Init), Ok(Event::InitDone)]).await;
+            let store = Arc::new(Store::new(all(right), &Arc::default()));
+            after(&store, vec![Ok(Event::Init), Err(refusal(code))]).await;
+            assert_eq!(state(&store), want, "{} {code}", right.kind);
+            after(&store, vec![Ok(Event::Init), Ok(Event::InitDone)]).await;
             assert_eq!(state(&store), State::Synced);
+            after(&store, vec![Err(refusal(403))]).await;
+            assert_eq!(state(&store), State::Synced, "what was seen stays");
         }
     }
 
