@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Runs a tool with this input in a folder and gives what it said.
-pub fn run(name: &str, arguments: &[&str], folder: &Path, input: &[u8]) -> Output {
+pub(crate) fn run(name: &str, arguments: &[&str], folder: &Path, input: &[u8]) -> Output {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout.join("target"), PathBuf::from);
     let tool = target.join("tools").join(name);
