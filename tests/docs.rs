@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test as the tests themselves do")]
 #![cfg(feature = "kubernetes")]
 
+#[path = "support/helm.rs"]
+mod helm;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -15,6 +18,7 @@ use pierhead::{
         file,
         kubernetes::{Certificates, Cluster, Settings, compile, is_ours},
     },
+    telemetry::Reason,
 };
 use serde_json::Value;
 
@@ -72,6 +76,28 @@ fn examples_compile_without_a_problem() {
 }
 
 #[test]
+fn values_of_the_chart_that_pages_show_render() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    let mut examples = 0;
+    for page in pages() {
+        for example in yaml(&fs::read_to_string(&page).unwrap()) {
+            if !example.starts_with("controller:\n") {
+                continue;
+            }
+            examples += 1;
+            fs::write(&file, &example).unwrap();
+            let mut helm = helm::helm();
+            helm.args(["template", "pierhead", "charts/pierhead", "--kube-version", "1.35.0", "--values"]).arg(&file);
+            let output = helm.output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}\n{example}\n{told}", page.display());
+        }
+    }
+    assert!(examples >= 6, "examples are missing");
+}
+
+#[test]
 fn flags_that_pages_name_exist() {
     let mut known: BTreeSet<String> = FOREIGN.iter().map(|flag| (*flag).to_owned()).collect();
     for command in pierhead::cli::definition().get_subcommands() {
@@ -108,11 +134,7 @@ fn fields_of_a_policy_that_pages_name_exist() {
 #[test]
 fn each_reason_has_its_advice() {
     let page = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
-    let source = fs::read_to_string(root().join("src/proxy/error.rs")).unwrap();
-    let (_, labels) = source.split_once("pub fn label(self)").unwrap();
-    let (labels, _) = labels.split_once("\n    }\n").unwrap();
-    let labels: BTreeSet<&str> = labels.split('"').skip(1).step_by(2).collect();
-    assert!(labels.len() >= 25, "{labels:?}");
+    let labels: BTreeSet<&str> = Reason::ALL.iter().map(|reason| reason.label()).collect();
     let told: BTreeSet<&str> =
         page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |")).map(|(reason, _)| reason).collect();
     assert_eq!(labels, told, "one row for each reason");
