@@ -60,8 +60,8 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
     for (listener, address) in proxy.addresses().into_iter().chain(addresses) {
         info!(listener, %address, "bound");
     }
-    let access_log =
-        AccessLog::start(settings.access_log, Arc::clone(&metrics.process)).context("cannot start the access log")?;
+    let access_log = AccessLog::start(settings.access_log.clone(), Arc::clone(&metrics.process))
+        .context("cannot start the access log")?;
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")

@@ -28,7 +28,7 @@ pub struct Settings {
     /// The process log.
     pub log: Log,
     /// The access log.
-    pub access_log: access_log::Format,
+    pub access_log: access_log::Settings,
 }
 
 /// Where the configuration comes from; at least one is given.

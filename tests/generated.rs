@@ -283,3 +283,21 @@ fn bounds(field: &Value) -> String {
     let all: Vec<String> = [numbers, entries].into_iter().filter(|text| !text.is_empty()).chain(rules).collect();
     all.join("; ")
 }
+
+#[test]
+fn the_reference_of_the_access_log_is_that_of_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/access-log.md");
+    let written = fs::read_to_string(&path).unwrap();
+    let (by_hand, _) = written.split_once("-->\n").expect("the mark of what is generated");
+    let mut generated = format!("{by_hand}-->\n\n| Field | Type or unit | Example | |\n|---|---|---|---|\n");
+    for field in pierhead::telemetry::access_log::FIELDS {
+        writeln!(generated, "| `{}` | {} | `{}` | {} |", field.name, field.unit, field.example, field.meaning).unwrap();
+    }
+    for side in ["request", "response"] {
+        writeln!(generated, "| `{side}_header(NAME)` | text | `\"blue\"` | This field of the {side}. |").unwrap();
+    }
+    if env::var_os("PIERHEAD_UPDATE").is_some() {
+        fs::write(&path, &generated).unwrap();
+    }
+    assert!(written == generated || env::var_os("PIERHEAD_UPDATE").is_some(), "run with PIERHEAD_UPDATE=1");
+}

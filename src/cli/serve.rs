@@ -16,7 +16,10 @@ use crate::{
     proxy,
     settings::{Drain, Log, Settings, Sources},
     sources::flags::BackendUrl,
-    telemetry::{access_log, logging},
+    telemetry::{
+        access_log::{self, Layout},
+        logging,
+    },
 };
 
 /// More threads than any machine of today has CPUs are a slip of the keyboard.
@@ -145,6 +148,16 @@ struct LogArgs {
     /// How requests are logged on standard output: off, text or json [default: as --log-format].
     #[arg(long, env = "PIERHEAD_ACCESS_LOG", value_name = "FORMAT")]
     access_log: Option<access_log::Format>,
+    /// Log requests as this template says: `%client% "%method% %path%" %status% "%request_header(x-foo)%"`; the fields are
+    /// those of docs/access-log.md.
+    #[arg(long, env = "PIERHEAD_ACCESS_LOG_TEMPLATE", value_name = "TEXT", value_parser = Layout::template)]
+    access_log_template: Option<Layout>,
+    /// Log requests as JSON with these fields only, `time,status,agent=user_agent,request_header(x-foo)` for example.
+    #[arg(long, env = "PIERHEAD_ACCESS_LOG_FIELDS", value_name = "FIELDS", value_parser = Layout::fields)]
+    access_log_fields: Option<Layout>,
+    /// Share of requests that are logged, 0 to 1; those that end in a 5xx or a cut response always are.
+    #[arg(long, env = "PIERHEAD_ACCESS_LOG_SAMPLE", value_name = "RATE", default_value = "1", value_parser = share)]
+    access_log_sample: f64,
 }
 
 impl Args {
@@ -159,7 +172,7 @@ impl Args {
             monitoring: self.listen.monitoring,
             drain: Drain { delay: self.timeouts.drain_delay, timeout: self.timeouts.drain_timeout },
             log: self.log.log(),
-            access_log: self.log.access_log(),
+            access_log: self.log.access_log()?,
             proxy: proxy_settings(self.listen, self.traffic, &self.timeouts),
         })
     }
@@ -200,11 +213,25 @@ impl LogArgs {
         Log { format: self.log_format, level: self.log_level.clone() }
     }
 
-    fn access_log(&self) -> access_log::Format {
-        self.access_log.unwrap_or(match self.log_format {
-            logging::Format::Text => access_log::Format::Text,
-            logging::Format::Json => access_log::Format::Json,
-        })
+    fn access_log(&self) -> anyhow::Result<access_log::Settings> {
+        use access_log::Format;
+
+        let follows = match self.log_format {
+            logging::Format::Text => Format::Text,
+            logging::Format::Json => Format::Json,
+        };
+        let layout = match (self.access_log, &self.access_log_template, &self.access_log_fields) {
+            (Some(Format::Off), _, _) => None,
+            (_, Some(_), Some(_)) => bail!("give --access-log-template or --access-log-fields, not both"),
+            (Some(Format::Json), Some(_), _) => bail!("--access-log-template writes text: leave out --access-log json"),
+            (Some(Format::Text), _, Some(_)) => bail!("--access-log-fields writes JSON: leave out --access-log text"),
+            (_, Some(layout), _) | (_, _, Some(layout)) => Some(layout.clone()),
+            (format, None, None) => match format.unwrap_or(follows) {
+                Format::Text => Some(Layout::text()),
+                Format::Json | Format::Off => Some(Layout::json()),
+            },
+        };
+        Ok(access_log::Settings { layout, sample: self.access_log_sample })
     }
 }
 
@@ -252,6 +279,11 @@ pub(super) fn line_of(path: &str) -> Option<String> {
 fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= MAX_THREADS);
     number.ok_or_else(|| format!("expected a number between 1 and {MAX_THREADS}"))
+}
+
+/// Reads a number from 0 to 1.
+fn share(text: &str) -> Result<f64, &'static str> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or("expected a number from 0 to 1")
 }
 
 /// Reads a duration that is not zero.
@@ -309,7 +341,7 @@ mod tests {
         assert_eq!(all.proxy.timeouts.request_head, Duration::from_millis(250));
         assert_eq!(all.proxy.hsts, Some(Duration::from_hours(365 * 24)));
         assert!(!all.proxy.server_header);
-        assert_eq!(all.access_log, access_log::Format::Text, "the access log follows the log");
+        assert_eq!(all.access_log.layout, Some(Layout::text()), "the access log follows the log");
     }
 
     #[test]
@@ -318,6 +350,17 @@ mod tests {
             (vec!["--backend=http://127.0.0.1:1", "--idle-timeout=0s"], "more than zero"),
             (vec!["--backend=http://127.0.0.1:1", "--idle-timeout=soon"], "such as 5s"),
             (vec!["--backend=http://127.0.0.1:1", "--threads=0"], "--threads"),
+            (vec!["--access-log-template=%stats%"], "one of time, request_id"),
+            (vec!["--access-log-fields=stats"], "one of time, request_id"),
+            (vec!["--access-log-sample=2"], "from 0 to 1"),
+            (
+                vec!["--backend=http://127.0.0.1:1", "--access-log=json", "--access-log-template=%status%"],
+                "writes text",
+            ),
+            (
+                vec!["--backend=http://127.0.0.1:1", "--access-log-fields=time", "--access-log-template=%time%"],
+                "not both",
+            ),
         ] {
             let error = format!("{:#}", settings(&flags).unwrap_err());
             assert!(error.contains(expected), "{error}");

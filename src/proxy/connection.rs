@@ -112,6 +112,8 @@ pub(super) struct Client {
     pub(super) security: Security,
     /// Server name of the handshake.
     pub(super) server_name: Option<RequestHost<'static>>,
+    /// Version of TLS; None for clear text.
+    pub(super) tls_version: Option<&'static str>,
     /// What backends are told of it.
     pub(super) forwarded: Forwarded,
     progress: Arc<Progress>,
@@ -225,7 +227,7 @@ async fn serve_plain(worker: &Rc<Worker>, mut stream: TcpStream, peer: SocketAdd
     let first = tokio::time::timeout(worker.settings.timeouts.request_head, sniff(&mut stream));
     let Ok(Ok(prefix)) = first.await else { return };
     let is_http2 = prefix.starts_with(PREFACE);
-    let client = client(worker, &stream, peer, Security::Plain, None, is_http2);
+    let client = client(worker, &stream, peer, Security::Plain, (None, None), is_http2);
     serve_http(client, Transport::Plain(stream), prefix, is_http2).await;
 }
 
@@ -246,7 +248,11 @@ async fn serve_tls(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let is_http2 = session.alpn_protocol() == Some(b"h2");
     let server_name = session.server_name().and_then(|name| RequestHost::parse(name).ok());
     let server_name = server_name.map(RequestHost::into_owned);
-    let client = client(worker, tcp, peer, Security::Tls, server_name, is_http2);
+    let tls_version = session.protocol_version().map(|version| match version {
+        ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        _ => "TLSv1.3",
+    });
+    let client = client(worker, tcp, peer, Security::Tls, (server_name, tls_version), is_http2);
     serve_http(client, Transport::Tls(Box::new(stream.into())), Bytes::new(), is_http2).await;
 }
 
@@ -268,7 +274,7 @@ fn client(
     stream: &TcpStream,
     peer: SocketAddr,
     security: Security,
-    server_name: Option<RequestHost<'static>>,
+    (server_name, tls_version): (Option<RequestHost<'static>>, Option<&'static str>),
     is_http2: bool,
 ) -> Rc<Client> {
     let address = peer.ip().to_canonical();
@@ -286,6 +292,7 @@ fn client(
         local: value(SocketAddr::new(local.ip().to_canonical(), local.port()).to_string()),
         security,
         server_name,
+        tls_version,
         forwarded,
         progress: Progress::new(worker.clock.hand(), is_http2),
         exchanges: Cell::new(0),

@@ -7,10 +7,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderValue, Method, Uri, Version, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 
-use super::{Error, body::Upload, connection::Client, worker::InFlight};
+use super::{
+    Error,
+    body::Upload,
+    connection::{Client, Security},
+    worker::InFlight,
+};
 use crate::{
+    matching::RequestHost,
     model::Action,
     routing::{Entry, Lease, Permit, Target},
     telemetry::{
@@ -45,6 +51,10 @@ pub(super) struct Record {
     /// Status of the response, once its head is known.
     pub(super) status: Option<u16>,
     reason: Option<Error>,
+    /// Why tries were followed by others.
+    retries: Vec<&'static str>,
+    /// From the request head to the response head.
+    response_time: Option<Duration>,
     bytes_sent: u64,
     ended: bool,
 }
@@ -58,15 +68,16 @@ struct RequestLine {
     uri: Uri,
     host: Vec<u8>,
     version: Version,
-    user_agent: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
+    /// Fields that the log names.
+    headers: Box<[Option<HeaderValue>]>,
+    response_headers: Box<[Option<HeaderValue>]>,
 }
 
 impl Record {
     /// Starts with the request head.
     pub(super) fn start(client: &Rc<Client>, head: &Parts, request_id: &HeaderValue, address: IpAddr) -> Self {
         client.begin();
-        let request = client.worker.access_log.is_on().then(|| {
+        let request = client.worker.access_log.layout().map(|layout| {
             let authority = head.uri.authority().map(|a| a.as_str().as_bytes());
             let host = authority.or_else(|| head.headers.get(header::HOST).map(HeaderValue::as_bytes));
             Box::new(RequestLine {
@@ -77,8 +88,8 @@ impl Record {
                 uri: head.uri.clone(),
                 host: host.unwrap_or_default().to_vec(),
                 version: head.version,
-                user_agent: head.headers.get(header::USER_AGENT).cloned(),
-                referer: head.headers.get(header::REFERER).cloned(),
+                headers: layout.request_headers(&head.headers),
+                response_headers: Box::default(),
             })
         });
         Self {
@@ -95,6 +106,8 @@ impl Record {
             attempts: 0,
             status: None,
             reason: None,
+            retries: Vec::new(),
+            response_time: None,
             bytes_sent: 0,
             ended: false,
         }
@@ -127,6 +140,21 @@ impl Record {
         if let Some(request) = &mut self.request {
             request.host.clear();
             request.host.extend_from_slice(host.as_bytes());
+        }
+    }
+
+    /// A try is followed by another, for this reason.
+    pub(super) fn retried(&mut self, reason: &'static str) {
+        self.retries.push(reason);
+    }
+
+    /// The head of the response is ready.
+    pub(super) fn responds(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.status.get_or_insert(status.as_u16());
+        let Some(request) = &mut self.request else { return };
+        self.response_time = Some(self.started.elapsed());
+        if let Some(layout) = self.client.worker.access_log.layout() {
+            request.response_headers = layout.response_headers(headers);
         }
     }
 
@@ -170,39 +198,51 @@ impl Record {
             Some(entry) => entry.metrics.end(worker.thread, ended),
             None => count_unrouted(&worker.metrics.unrouted, worker.thread, ended),
         }
-        if let Some(request) = &self.request {
-            let route = self.entry.as_ref().map(|entry| &entry.route);
-            let service = route.and_then(|route| match &route.action {
-                Action::Forward(id) => Some(&*id.service),
-                Action::Unavailable(_) => None,
-            });
-            let address = self.lease.as_ref().map(|lease| &lease.endpoint().address);
-            let path = request.uri.path_and_query().map_or("", |path| path.as_str());
-            worker.access_log.record(&access_log::Record {
-                time: request.time,
-                request_id: request.request_id.to_str().unwrap_or_default(),
-                client: request.address,
-                method: request.method.as_str(),
-                host: &request.host,
-                path: path.as_bytes(),
-                protocol: protocol(request.version),
-                status,
-                reason: self.reason.map(Error::label),
-                bytes_sent: self.bytes_sent,
-                bytes_received: received,
-                duration,
-                upstream: address.map(|address| address as &dyn std::fmt::Display),
-                attempts: self.attempts,
-                ingress: route.map_or(("", ""), |route| (&route.origin.namespace, &route.origin.name)),
-                service: service.unwrap_or_default(),
-                user_agent: request.user_agent.as_ref().map(HeaderValue::as_bytes),
-                referer: request.referer.as_ref().map(HeaderValue::as_bytes),
-            });
-        }
+        self.log(status, duration);
         if self.has_body && !self.upload.as_ref().is_some_and(|upload| upload.ended.get()) {
             self.client.left_unread();
         }
         self.client.end();
+    }
+
+    fn log(&self, status: u16, duration: Duration) {
+        let Some(request) = &self.request else { return };
+        let route = self.entry.as_ref().map(|entry| &entry.route);
+        let service = route.and_then(|route| match &route.action {
+            Action::Forward(id) => Some(&*id.service),
+            Action::Unavailable(_) => None,
+        });
+        let address = self.lease.as_ref().map(|lease| &lease.endpoint().address);
+        let request_id = request.request_id.to_str().unwrap_or_default();
+        self.client.worker.access_log.record(&access_log::Record {
+            time: request.time,
+            client: request.address,
+            method: request.method.as_str(),
+            host: &request.host,
+            path: request.uri.path().as_bytes(),
+            query: request.uri.query().map(str::as_bytes),
+            protocol: protocol(request.version),
+            status,
+            reason: self.reason.map(Error::label),
+            server_error: status >= 500 || self.reason.is_some_and(|error| error.status().is_server_error()),
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
+            duration,
+            response_time: self.response_time,
+            upstream: address.map(|address| address as &dyn std::fmt::Display),
+            attempts: self.attempts,
+            retries: &self.retries,
+            namespace: route.map_or("", |route| &route.origin.namespace),
+            ingress: route.map_or("", |route| &route.origin.name),
+            route: route.and_then(|route| route.path.as_ref()).map(|path| match path.text() {
+                "" => "/",
+                text => text,
+            }),
+            service: service.unwrap_or_default(),
+            request_headers: &request.headers,
+            response_headers: &request.response_headers,
+            ..line(&self.client, request_id)
+        });
     }
 }
 
@@ -213,26 +253,44 @@ pub(super) fn refused(client: &Client, error: Error, request_id: &HeaderValue) {
     worker.metrics.process.answered(worker.thread, error.reason());
     let ended = Ended { status, duration: Duration::ZERO, received: 0, sent: 0 };
     count_unrouted(&worker.metrics.unrouted, worker.thread, ended);
-    worker.access_log.record(&access_log::Record {
+    let request_id = request_id.to_str().unwrap_or_default();
+    worker.access_log.record(&access_log::Record { status, reason: Some(error.label()), ..line(client, request_id) });
+}
+
+/// What is known of a request when only its connection is.
+fn line<'a>(client: &'a Client, request_id: &'a str) -> access_log::Record<'a> {
+    access_log::Record {
         time: SystemTime::now(),
-        request_id: request_id.to_str().unwrap_or_default(),
+        request_id,
         client: client.address,
+        peer: client.peer.source,
+        local: client.peer.destination,
         method: "",
+        scheme: if client.security == Security::Tls { "https" } else { "http" },
         host: b"",
         path: b"",
+        query: None,
         protocol: "",
-        status,
-        reason: Some(error.label()),
+        tls_version: client.tls_version,
+        sni: client.server_name.as_ref().map(RequestHost::as_str),
+        status: 0,
+        reason: None,
+        server_error: false,
         bytes_sent: 0,
         bytes_received: 0,
         duration: Duration::ZERO,
+        response_time: None,
         upstream: None,
         attempts: 0,
-        ingress: ("", ""),
+        retries: &[],
+        namespace: "",
+        ingress: "",
+        route: None,
         service: "",
-        user_agent: None,
-        referer: None,
-    });
+        trace: None,
+        request_headers: &[],
+        response_headers: &[],
+    }
 }
 
 /// It was never under way by a route.

@@ -58,7 +58,7 @@ pub(super) fn respond(
     finish_head(client, &mut head.headers, head.version);
     head.version = Version::HTTP_11;
     let mut record = record.take().ok_or(Error::ClientGone)?;
-    record.status = Some(head.status.as_u16());
+    record.responds(head.status, &head.headers);
     client.bound_writes(idle);
     let body = ResponseBody::relayed(client, (body, version), checkout, record, idle);
     Ok(Response::from_parts(head, body))
@@ -108,6 +108,9 @@ pub(super) fn own(
         }
     }
     finish_head(client, &mut head.headers, head.version);
+    if let Some(record) = &mut record {
+        record.responds(head.status, &head.headers);
+    }
     if is_head {
         // RFC 9110 §9.3.2: the fields of the GET, without its content.
         head.headers.insert(header::CONTENT_LENGTH, length.into());

@@ -57,7 +57,7 @@ pub(super) fn open(
     head.version = Version::HTTP_11;
     checkout.detach();
     let mut record = record.take().ok_or(Error::ClientGone)?;
-    record.status = Some(head.status.as_u16());
+    record.responds(head.status, &head.headers);
     tokio::task::spawn_local(tunnel(Rc::clone(client), downstream, upstream, record));
     Ok(Response::from_parts(head, ResponseBody::none()))
 }

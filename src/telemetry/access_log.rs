@@ -5,14 +5,17 @@
 //! output costs lines and never time. Threads that record must call [`flush_current_thread`] now and then (about once a
 //! second), else the last lines of a quiet thread wait; a thread that ends flushes by itself.
 
+mod fields;
 mod format;
+mod layout;
 
 use std::{
     cell::RefCell,
     fmt,
+    fs::File,
     io::{self, Write},
     mem,
-    net::IpAddr,
+    os::fd::AsFd as _,
     str::FromStr,
     sync::{
         Arc,
@@ -20,9 +23,13 @@ use std::{
         mpsc::{self, Receiver, SyncSender},
     },
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+pub use self::{
+    fields::{FIELDS, Field, Record},
+    layout::{Error, Layout},
+};
 use super::metrics::Process;
 
 /// A thread's buffer goes to the writer when it holds this many bytes.
@@ -31,14 +38,14 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// Buffers that may wait for the writer: about 4 MiB.
 const WAITING: usize = 256;
 
-/// How requests are logged.
+/// How requests are logged, as a flag says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Not at all.
     Off,
     /// The combined format with our own fields after it.
     Text,
-    /// One JSON object a line.
+    /// One JSON object of every field a line.
     Json,
 }
 
@@ -66,45 +73,13 @@ impl FromStr for Format {
     }
 }
 
-/// What is known of a request when it has ended. Bytes that come from outside may hold anything; they are escaped.
-#[derive(Clone, Copy)]
-pub struct Record<'a> {
-    /// When its head arrived.
-    pub time: SystemTime,
-    /// `X-Request-ID`.
-    pub request_id: &'a str,
-    /// The client, behind trusted proxies.
-    pub client: IpAddr,
-    /// Method.
-    pub method: &'a str,
-    /// Host in its normal form; empty when the request had none.
-    pub host: &'a [u8],
-    /// Path and query as they were received.
-    pub path: &'a [u8],
-    /// `HTTP/1.1` and so on.
-    pub protocol: &'a str,
-    /// Status sent to the client; 499 when it left before.
-    pub status: u16,
-    /// One word why we answered by ourselves or cut the response; None when the response is the backend's.
-    pub reason: Option<&'a str>,
-    /// Response body bytes.
-    pub bytes_sent: u64,
-    /// Request body bytes.
-    pub bytes_received: u64,
-    /// Head received to response ended.
-    pub duration: Duration,
-    /// Endpoint of the last attempt.
-    pub upstream: Option<&'a dyn fmt::Display>,
-    /// Tries made.
-    pub attempts: u32,
-    /// `namespace/name` of the object whose route took the request; empty for none.
-    pub ingress: (&'a str, &'a str),
-    /// Service the request went to; empty for none.
-    pub service: &'a str,
-    /// `User-Agent`.
-    pub user_agent: Option<&'a [u8]>,
-    /// `Referer`.
-    pub referer: Option<&'a [u8]>,
+/// What is logged of which requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How a line looks; None for no log.
+    pub layout: Option<Layout>,
+    /// Share of requests that are logged, 0 to 1. Those that end in an error of the server always are.
+    pub sample: f64,
 }
 
 /// Takes the lines of all threads. Clones write to the same output.
@@ -113,13 +88,15 @@ pub struct AccessLog(Option<Output>);
 
 #[derive(Clone, Debug)]
 struct Output {
-    format: Format,
+    layout: Arc<Layout>,
+    sample: f64,
     writer: SyncSender<Message>,
     process: Arc<Process>,
 }
 
 enum Message {
-    Lines(Vec<u8>),
+    /// Whole lines, and how many.
+    Lines(Vec<u8>, u64),
     /// Everything before this is written: tell so.
     Flush(SyncSender<()>),
 }
@@ -141,38 +118,38 @@ impl AccessLog {
         Self(None)
     }
 
-    /// Logs to standard output in `format`; dropped lines are counted in `process`.
+    /// Logs to standard output; dropped lines are counted in `process`.
     ///
     /// # Errors
-    /// When the writer thread cannot be started.
-    pub fn start(format: Format, process: Arc<Process>) -> io::Result<Self> {
-        Self::start_on(format, process, io::stdout())
+    /// When standard output cannot be had, or the writer thread not be started.
+    pub fn start(settings: Settings, process: Arc<Process>) -> io::Result<Self> {
+        // Not through the buffer of the standard library, which would keep what could not be written.
+        Self::start_on(settings, process, File::from(io::stdout().as_fd().try_clone_to_owned()?))
     }
 
-    fn start_on(format: Format, process: Arc<Process>, output: impl Write + Send + 'static) -> io::Result<Self> {
-        if format == Format::Off {
-            return Ok(Self::off());
-        }
+    fn start_on(settings: Settings, process: Arc<Process>, output: impl Write + Send + 'static) -> io::Result<Self> {
+        let Some(layout) = settings.layout.map(Arc::new) else { return Ok(Self::off()) };
         let (writer, messages) = mpsc::sync_channel(WAITING);
-        thread::Builder::new().name("access-log".into()).spawn(move || write_all(&messages, output))?;
-        Ok(Self(Some(Output { format, writer, process })))
+        let counted = Arc::clone(&process);
+        let write = move || write_all(&messages, &counted, output);
+        thread::Builder::new().name("access-log".into()).spawn(write)?;
+        Ok(Self(Some(Output { layout, sample: settings.sample, writer, process })))
     }
 
-    /// Whether lines go anywhere: what only the log needs can be left out otherwise.
-    pub fn is_on(&self) -> bool {
-        self.0.is_some()
+    /// How a line looks, if there is any: what only the log needs can be left out otherwise.
+    pub fn layout(&self) -> Option<&Layout> {
+        self.0.as_ref().map(|output| &*output.layout)
     }
 
-    /// Logs one request. Never waits.
+    /// Logs one request, if it is drawn. Never waits.
     pub fn record(&self, record: &Record<'_>) {
         let Some(output) = &self.0 else { return };
+        if output.sample < 1.0 && !record.server_error && fastrand::f64() >= output.sample {
+            return;
+        }
         BUFFER.with_borrow_mut(|buffer| {
             buffer.turn_to(output);
-            match output.format {
-                Format::Off => {}
-                Format::Text => format::text(record, &mut buffer.bytes),
-                Format::Json => format::json(record, &mut buffer.bytes),
-            }
+            output.layout.write(record, &mut buffer.bytes);
             buffer.lines += 1;
             if buffer.bytes.len() >= BUFFER_BYTES {
                 buffer.flush();
@@ -215,7 +192,7 @@ impl Buffer {
         }
         let (bytes, lines) = (mem::take(&mut self.bytes), mem::take(&mut self.lines));
         if let Some(output) = &self.output
-            && output.writer.try_send(Message::Lines(bytes)).is_err()
+            && output.writer.try_send(Message::Lines(bytes, lines)).is_err()
         {
             output.process.access_log_dropped.fetch_add(lines, Ordering::Relaxed);
         }
@@ -229,10 +206,14 @@ impl Drop for Buffer {
 }
 
 /// The writer thread: ends when every `AccessLog` is gone. An output that fails loses lines, not the process.
-fn write_all(messages: &Receiver<Message>, mut output: impl Write) {
+fn write_all(messages: &Receiver<Message>, process: &Process, mut output: impl Write) {
     while let Ok(message) = messages.recv() {
         match message {
-            Message::Lines(lines) => drop(output.write_all(&lines).and_then(|()| output.flush())),
+            Message::Lines(bytes, lines) => {
+                if output.write_all(&bytes).is_err() {
+                    process.access_log_dropped.fetch_add(lines, Ordering::Relaxed);
+                }
+            }
             Message::Flush(done) => drop(done.try_send(())),
         }
     }
@@ -240,31 +221,54 @@ fn write_all(messages: &Receiver<Message>, mut output: impl Write) {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::Mutex};
+    use std::{
+        net::{IpAddr, Ipv4Addr},
+        sync::Mutex,
+        time::SystemTime,
+    };
+
+    use http::HeaderValue;
 
     use super::*;
 
     pub(super) fn record() -> Record<'static> {
+        static HEADERS: [Option<HeaderValue>; 2] = [Some(HeaderValue::from_static("curl/8")), None];
         Record {
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             request_id: "id-1",
             client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+            peer: (Ipv4Addr::new(192, 0, 2, 7), 51000).into(),
+            local: (Ipv4Addr::new(10, 0, 0, 4), 8080).into(),
             method: "GET",
+            scheme: "http",
             host: b"a.example",
-            path: b"/x?q=1",
+            path: b"/x",
+            query: Some(b"q=1"),
             protocol: "HTTP/1.1",
+            tls_version: None,
+            sni: None,
             status: 200,
             reason: None,
+            server_error: false,
             bytes_sent: 5,
             bytes_received: 0,
             duration: Duration::from_micros(1500),
+            response_time: None,
             upstream: Some(&"10.0.0.1:80"),
             attempts: 1,
-            ingress: ("shop", "front"),
+            retries: &["reset", "hedge"],
+            namespace: "shop",
+            ingress: "front",
+            route: Some("/x"),
             service: "cart",
-            user_agent: Some(b"curl/8"),
-            referer: None,
+            trace: None,
+            request_headers: &HEADERS,
+            response_headers: &[],
         }
+    }
+
+    fn all(layout: Layout) -> Settings {
+        Settings { layout: Some(layout), sample: 1.0 }
     }
 
     #[derive(Clone, Default)]
@@ -283,7 +287,7 @@ mod tests {
     #[test]
     fn lines_of_all_threads_are_written_by_finish() {
         let memory = Memory::default();
-        let log = AccessLog::start_on(Format::Json, Arc::default(), memory.clone()).unwrap();
+        let log = AccessLog::start_on(all(Layout::json()), Arc::default(), memory.clone()).unwrap();
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let log = log.clone();
@@ -319,7 +323,7 @@ mod tests {
     fn a_blocked_output_costs_lines_and_no_time() {
         let (_unblock, blocked) = mpsc::channel();
         let process = Arc::new(Process::default());
-        let log = AccessLog::start_on(Format::Text, Arc::clone(&process), Blocked(blocked)).unwrap();
+        let log = AccessLog::start_on(all(Layout::text()), Arc::clone(&process), Blocked(blocked)).unwrap();
         let mut lines = 0_u64;
         while process.access_log_dropped.load(Ordering::Relaxed) == 0 {
             log.record(&record());
@@ -331,9 +335,41 @@ mod tests {
 
     #[test]
     fn off_records_nothing() {
-        let log = AccessLog::start(Format::Off, Arc::default()).unwrap();
-        assert!(!log.is_on());
+        let log = AccessLog::start(Settings { layout: None, sample: 1.0 }, Arc::default()).unwrap();
+        assert!(log.layout().is_none());
         log.record(&record());
         log.finish(Duration::ZERO);
+    }
+
+    #[test]
+    fn a_sample_of_nothing_keeps_errors_of_the_server() {
+        let memory = Memory::default();
+        let settings = Settings { layout: Some(Layout::fields("status").unwrap()), sample: 0.0 };
+        let log = AccessLog::start_on(settings, Arc::default(), memory.clone()).unwrap();
+        log.record(&record());
+        log.record(&Record { status: 502, server_error: true, ..record() });
+        log.finish(Duration::from_secs(10));
+        assert_eq!(*memory.0.lock().unwrap(), b"{\"status\":502}\n");
+    }
+
+    /// Standard output whose reader has gone.
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        let process = Arc::new(Process::default());
+        let log = AccessLog::start_on(all(Layout::text()), Arc::clone(&process), Closed).unwrap();
+        log.record(&record());
+        log.finish(Duration::from_secs(10));
+        assert_eq!(process.access_log_dropped.load(Ordering::Relaxed), 1);
     }
 }

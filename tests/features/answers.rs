@@ -240,7 +240,7 @@ async fn a_response_cut_after_its_head_is_cut_for_the_client() {
         assert_eq!(response.status(), 200);
         assert!(Answer::read(response).await.is_err(), "{case}: a cut response ended cleanly");
         let line = pierhead.logged_path(&path).await;
-        assert_ne!(line["reason"], "-", "{line}");
+        assert!(line["reason"].is_string(), "{line}");
     }
 }
 
@@ -253,7 +253,7 @@ async fn a_status_of_the_backend_passes_unchanged() {
         assert_eq!((answer.status, answer.text().as_str()), (status, "one"));
     }
     let line = pierhead.logged_path("/status/503").await;
-    assert_eq!((&line["reason"], &line["status"]), (&"-".into(), &503.into()));
+    assert_eq!((&line["reason"], &line["status"]), (&serde_json::Value::Null, &503.into()));
 }
 
 #[tokio::test]

@@ -163,10 +163,13 @@ fn assert_uuid(text: &str) {
 async fn the_log_has_the_request_id_that_the_backend_saw() {
     let pierhead = serving(&[]).await;
     let answer = get(pierhead.http, "a.example", "/logged?q=1").await;
-    let line = pierhead.logged_path("/logged?q=1").await;
+    let line = pierhead.logged_path("/logged").await;
     assert_eq!(line["request_id"].as_str().unwrap(), answer.seen("x-request-id")[0]);
     assert_eq!((&line["method"], &line["status"]), (&"GET".into(), &200.into()));
-    assert_eq!((&line["ingress"], &line["service"]), (&"default/main".into(), &"one".into()));
+    assert_eq!(
+        (&line["namespace"], &line["ingress"], &line["service"], &line["query"]),
+        (&"default".into(), &"main".into(), &"one".into(), &"q=1".into())
+    );
     assert_eq!(line["bytes_sent"], answer.body.len());
 }
 

@@ -23,6 +23,19 @@ pub struct Setup {
     manifests: Vec<String>,
     backends_only: bool,
     flawed: bool,
+    stdout: Stdout,
+}
+
+/// What becomes of standard output.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stdout {
+    /// The test reads it.
+    #[default]
+    Read,
+    /// It is a pipe that nobody reads.
+    Unread,
+    /// Its reader has gone.
+    Closed,
 }
 
 /// What every process is started with unless the test says otherwise.
@@ -51,6 +64,7 @@ pub struct Pierhead {
     pub admin: SocketAddr,
     log: Lines,
     access_log: Lines,
+    _unread: Option<tokio::process::ChildStdout>,
 }
 
 /// JSON lines that a process has written so far.
@@ -105,6 +119,12 @@ impl Setup {
         self
     }
 
+    /// What becomes of its standard output.
+    pub fn stdout(mut self, stdout: Stdout) -> Self {
+        self.stdout = stdout;
+        self
+    }
+
     /// Starts the process and waits until it is ready.
     pub async fn start(self) -> Pierhead {
         let pierhead = self.start_unready().await;
@@ -125,7 +145,12 @@ impl Setup {
         let mut child = command.args(&self.flags).envs(self.variables).spawn().unwrap();
         let (log, access_log) = (Lines::default(), Lines::default());
         log.read(child.stderr.take().unwrap());
-        access_log.read(child.stdout.take().unwrap());
+        let mut stdout = child.stdout.take();
+        match self.stdout {
+            Stdout::Read => access_log.read(stdout.take().unwrap()),
+            Stdout::Unread => {}
+            Stdout::Closed => drop(stdout.take()),
+        }
         let mut address = async |listener: &str| {
             eventually(listener, async || {
                 if let Ok(Some(status)) = child.try_wait() {
@@ -138,7 +163,7 @@ impl Setup {
             .await
         };
         let (http, https, admin) = (address("http").await, address("https").await, address("admin").await);
-        Pierhead { child, flawed: self.flawed, folder, http, https, admin, log, access_log }
+        Pierhead { child, flawed: self.flawed, folder, http, https, admin, log, access_log, _unread: stdout }
     }
 }
 
@@ -210,6 +235,11 @@ impl Pierhead {
     pub async fn told(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let found = async || self.log.all().into_iter().find(|line| wanted(line));
         eventually(&format!("log line: {what}"), found).await
+    }
+
+    /// Lines of the access log so far.
+    pub fn access_log(&self) -> Vec<Value> {
+        self.access_log.all()
     }
 
     /// Lines of the process log so far.

@@ -44,6 +44,7 @@ impl Attempts<'_> {
         plan.count();
         metrics::count(&self.pool.metrics.hedges);
         record.attempts += 1;
+        record.retried("hedge");
         let endpoint = Arc::clone(lease.endpoint());
         plan.tried.push(endpoint.id);
         let until = self.until(record.expires);

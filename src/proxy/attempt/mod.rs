@@ -151,6 +151,7 @@ impl Attempts<'_> {
             };
             plan.count();
             metrics::count(&self.pool.metrics.retries);
+            record.retried(outcome.as_ref().map_or_else(|failed| failed.error.label(), |_| "status"));
             request = match (outcome, spare) {
                 (Err(Failed { unsent: Some(request), .. }), _) => request,
                 (Ok(answer), Some(spare)) => {
