@@ -1,6 +1,6 @@
 # The two commands of the README, and what they are made of.
 
-.PHONY: run test bench fmt
+.PHONY: run test bench book fmt
 
 # Serves examples/quickstart with three demo backends until Ctrl-C.
 run:
@@ -13,6 +13,10 @@ test:
 # Compares with nginx on this machine and rewrites docs/performance.md.
 bench:
 	@bench/run
+
+# The handbook, in target/book, with its links checked.
+book:
+	@tests/book.sh
 
 fmt:
 	cargo fmt --all
