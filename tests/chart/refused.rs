@@ -51,6 +51,10 @@ fn values_that_contradict_each_other_are_refused() {
             vec!["controller.terminationGracePeriodSeconds=300", "controller.extraArgs.drain-timeout=1h30m"],
             "controller.terminationGracePeriodSeconds: 300 is shorter than drain.delay and drain.timeout together, 5405 s",
         ),
+        (
+            vec!["controller.accessLog.template=%status%", "controller.accessLog.fields={time}"],
+            "controller.accessLog.fields: a template says itself which fields it has",
+        ),
         (vec!["rbac.scope=true"], "rbac.scope: Roles cannot give what a controller of all namespaces needs"),
         (vec!["controller.kind=DaemonSet", "controller.autoscaling.enabled=true"], "controller.autoscaling.enabled"),
         (

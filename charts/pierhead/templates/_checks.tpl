@@ -17,6 +17,9 @@
 {{- if and $controller.metrics.enabled $controller.metrics.serviceMonitor.enabled (not $controller.metrics.service.enabled) -}}
 {{- fail "controller.metrics.serviceMonitor.enabled: it needs controller.metrics.service.enabled; a podMonitor does not" -}}
 {{- end -}}
+{{- if and $controller.accessLog.template $controller.accessLog.fields -}}
+{{- fail "controller.accessLog.fields: a template says itself which fields it has; leave out one of the two" -}}
+{{- end -}}
 {{- $ports := list (include "pierhead.port.http" .) (include "pierhead.port.https" .) (toString $controller.metrics.port) -}}
 {{- if lt (len (uniq $ports)) 3 -}}
 {{- printf "controller.containerPort: http, https and metrics.port must differ, got %s" (join ", " $ports) | fail -}}

@@ -130,8 +130,19 @@ drain-delay: {{ default "0s" $controller.drain.delay | quote }}
 drain-timeout: {{ default "0s" $controller.drain.timeout | quote }}
 log-format: {{ $controller.log.format | quote }}
 log-level: {{ $controller.log.level | quote }}
-{{- with $controller.accessLog.format }}
+{{- with $controller.accessLog }}
+{{- with .format }}
 access-log: {{ . | quote }}
+{{- end }}
+{{- with .template }}
+access-log-template: {{ . | quote }}
+{{- end }}
+{{- with .fields }}
+access-log-fields: {{ join "," . | quote }}
+{{- end }}
+{{- if not (kindIs "invalid" .sample) }}
+access-log-sample: {{ .sample | toString | quote }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
