@@ -56,10 +56,6 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
     let own = own.collect::<Result<Vec<_>, _>>()?;
     settings.proxy.reserved_ports.extend(own.iter().map(|own| own.address.port()));
     let proxy = Proxy::bind(&settings.proxy)?;
-    let addresses = own.iter().map(|own| (own.port.name(), own.address));
-    for (listener, address) in proxy.addresses().into_iter().chain(addresses) {
-        info!(listener, %address, "bound");
-    }
     let access_log = AccessLog::start(settings.access_log.clone(), Arc::clone(&metrics.process))
         .context("cannot start the access log")?;
     let control = tokio::runtime::Builder::new_multi_thread()
@@ -117,10 +113,15 @@ struct App {
 impl App {
     async fn serve(mut self, settings: Settings, proxy: Proxy, own: Vec<OwnPort>) -> anyhow::Result<ExitCode> {
         let mut signals = Signals::listen()?;
+        let addresses: Vec<_> = own.iter().map(|own| (own.port.name(), own.address)).collect();
         for port in own {
             self.spawn_admin(port, &settings)?;
         }
         let updates = self.spawn_sources(settings.sources).await?;
+        // Not before: whatever the user can mend is the only line.
+        for (listener, address) in proxy.addresses().into_iter().chain(addresses) {
+            info!(listener, %address, "bound");
+        }
         let (first, in_force) = oneshot::channel();
         let published = Arc::new(Notify::new());
         let metrics = Arc::clone(&self.metrics);
@@ -215,8 +216,8 @@ impl App {
     /// Starts every source and their merge; what is merged comes out.
     async fn spawn_sources(&mut self, settings: Sources) -> anyhow::Result<sources::Updates> {
         let mut inputs = Vec::new();
-        if !settings.backends.is_empty() {
-            let compiled = sources::flags::compile(&settings.backends);
+        if !settings.backends.is_empty() || settings.certificate.is_some() {
+            let compiled = sources::flags::compile(&settings.backends, settings.certificate.as_ref());
             let (sender, updates) = watch::channel(Some(Arc::new(compiled)));
             inputs.push(updates);
             // Flags do not change: the sender only has to stay.
@@ -243,9 +244,7 @@ impl App {
             self.spawn("manifest files", until_end(run));
         }
         if let Some(cluster) = settings.cluster {
-            let config = kube::Config::infer()
-                .await
-                .context("no Kubernetes configuration: run in a cluster, or set KUBECONFIG")?;
+            let config = kube::Config::infer().await.map_err(|error| unconfigured(&error))?;
             let client = sources::kubernetes::client::client(config, &self.metrics.watches)
                 .context("the Kubernetes configuration is not usable")?;
             let (sender, updates) = watch::channel(None);
@@ -261,6 +260,14 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Why the API server cannot be connected to: in a Pod the whole story, elsewhere what is wrong with the file.
+#[cfg(feature = "kubernetes")]
+fn unconfigured(error: &dyn std::error::Error) -> anyhow::Error {
+    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let error = error.source().filter(|_| !in_pod).unwrap_or(error);
+    anyhow!("no configuration for --kubernetes: run in a Pod, or let KUBECONFIG name a kubeconfig file: {error}")
 }
 
 /// Keeps accepting for the delay, then ends what is in flight.

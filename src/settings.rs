@@ -36,6 +36,8 @@ pub struct Settings {
 pub struct Sources {
     /// URLs that take every request.
     pub backends: Vec<BackendUrl>,
+    /// The certificate of hosts without one of their own, from files.
+    pub certificate: Option<std::sync::Arc<crate::model::Certificate>>,
     /// Manifest files and folders.
     #[cfg(feature = "kubernetes")]
     pub manifests: Vec<std::path::PathBuf>,

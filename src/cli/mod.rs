@@ -7,6 +7,8 @@
 pub mod check;
 #[cfg(feature = "kubernetes")]
 pub mod crds;
+#[cfg(feature = "kubernetes")]
+mod selector;
 mod serve;
 #[cfg(feature = "kubernetes")]
 mod serve_cluster;

@@ -3,19 +3,21 @@
 use std::{
     net::SocketAddr,
     num::{NonZeroU16, NonZeroUsize},
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
-#[cfg(feature = "kubernetes")]
 use anyhow::Context as _;
 use anyhow::bail;
 use clap::builder::BoolishValueParser;
 use ipnet::IpNet;
 
 use crate::{
+    model::{Certificate, Origin},
     proxy,
     settings::{Drain, Log, Settings, Sources},
-    sources::flags::BackendUrl,
+    sources::{certificate, flags::BackendUrl},
     telemetry::{
         access_log::{self, Layout},
         logging,
@@ -57,6 +59,13 @@ struct ListenArgs {
     /// Address for TLS (repeatable).
     #[arg(long, env = "PIERHEAD_HTTPS", value_name = "ADDR", value_delimiter = ',', default_value = "0.0.0.0:8443")]
     https: Vec<SocketAddr>,
+    /// PEM file with the certificate chain of hosts without one of their own, read at start; it goes before
+    /// --default-certificate [default: self-signed].
+    #[arg(long, env = "PIERHEAD_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// PEM file with the private key of --tls-certificate.
+    #[arg(long, env = "PIERHEAD_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// Address for health, metrics and debugging; keep it off public networks.
     #[arg(long, env = "PIERHEAD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9090")]
     admin: SocketAddr,
@@ -196,7 +205,13 @@ impl Args {
             bail!("nothing to serve: give --manifests PATH, --backend URL or --kubernetes");
         }
         let cluster = kubernetes.then(|| self.cluster.cluster(compile.clone(), self.identity()));
-        Ok(Sources { backends: self.backend.clone(), manifests, compile, cluster })
+        Ok(Sources {
+            backends: self.backend.clone(),
+            certificate: self.listen.certificate()?,
+            manifests,
+            compile,
+            cluster,
+        })
     }
 
     #[cfg(not(feature = "kubernetes"))]
@@ -204,7 +219,20 @@ impl Args {
         if self.backend.is_empty() {
             bail!("nothing to serve: give --backend URL");
         }
-        Ok(Sources { backends: self.backend.clone() })
+        Ok(Sources { backends: self.backend.clone(), certificate: self.listen.certificate()? })
+    }
+}
+
+impl ListenArgs {
+    fn certificate(&self) -> anyhow::Result<Option<Arc<Certificate>>> {
+        let (Some(chain), Some(key)) = (&self.tls_certificate, &self.tls_key) else { return Ok(None) };
+        let (chain_name, key_name) =
+            (format!("--tls-certificate {}", chain.display()), format!("--tls-key {}", key.display()));
+        let chain = std::fs::read(chain).with_context(|| format!("cannot read {chain_name}"))?;
+        let key = std::fs::read(key).with_context(|| format!("cannot read {key_name}"))?;
+        let origin = Origin::new("Flag", "", "--tls-certificate");
+        let read = certificate::read(origin, (&chain_name, &chain), (&key_name, &key));
+        Ok(Some(Arc::new(read.map_err(anyhow::Error::msg)?)))
     }
 }
 

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use k8s_openapi::api::networking::v1::ServiceBackendPort;
 
-use super::serve::{line_of, variable};
+use super::{
+    selector::selector,
+    serve::{line_of, variable},
+};
 use crate::sources::kubernetes::{ObjectKey, compile, run, status};
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +48,7 @@ struct ObjectArgs {
         long,
         env = "PIERHEAD_WATCH_NAMESPACE_SELECTOR",
         value_name = "SELECTOR",
+        value_parser = selector,
         conflicts_with = "watch_namespace"
     )]
     watch_namespace_selector: Option<String>,

@@ -32,11 +32,27 @@ const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {error}")]
+#[error("cannot listen on {address}: {error}; {} with --{listener}", remedy(error))]
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,
+    /// The flag that gave it.
+    listener: &'static str,
     error: io::Error,
+}
+
+/// What to do when the port cannot be had, up to the flag.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "end what holds the port, or choose another",
+        io::ErrorKind::PermissionDenied => "grant CAP_NET_BIND_SERVICE, or choose a port above 1023",
+        io::ErrorKind::AddrNotAvailable => "no interface of this host has the address: choose another",
+        _ => "choose another address",
+    }
+}
+
+fn name(security: Security) -> &'static str {
+    if security == Security::Tls { "https" } else { "http" }
 }
 
 /// The data plane before it serves: its ports are taken, but connections are still refused.
@@ -66,7 +82,8 @@ impl Proxy {
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..settings.threads.get()).map(|_| Vec::new()).collect();
         for (address, security) in plain.chain(tls) {
-            let failed = |error| BindError { address, error };
+            let listener = name(security);
+            let failed = |error| BindError { address, listener, error };
             if address.port() != 0 && addresses.iter().any(|(taken, _)| *taken == address) {
                 // SO_REUSEPORT would let our own listeners share it, and clients meet either at random.
                 return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "it is given twice")));
@@ -83,8 +100,7 @@ impl Proxy {
 
     /// What is listened on, `http` or `https`; with port 0 in the settings, the port that was given.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        let name = |security: &Security| if *security == Security::Tls { "https" } else { "http" };
-        self.addresses.iter().map(|(address, security)| (name(security), *address)).collect()
+        self.addresses.iter().map(|(address, security)| (name(*security), *address)).collect()
     }
 
     /// Ports of this process, which nothing is ever sent to.
@@ -171,4 +187,22 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_had_is_told_with_what_to_do() {
+        for (kind, remedy) in [
+            (io::ErrorKind::AddrInUse, "end what holds the port, or choose another with --http"),
+            (io::ErrorKind::PermissionDenied, "grant CAP_NET_BIND_SERVICE, or choose a port above 1023 with --http"),
+            (io::ErrorKind::AddrNotAvailable, "choose another with --http"),
+        ] {
+            let address = ([192, 0, 2, 1], 80).into();
+            let told = BindError { address, listener: "http", error: kind.into() }.to_string();
+            assert!(told.starts_with("cannot listen on 192.0.2.1:80: ") && told.ends_with(remedy), "{told}");
+        }
+    }
 }

@@ -7,8 +7,8 @@ use http::Uri;
 use crate::{
     matching::HostPattern,
     model::{
-        Action, Address, Backend, BackendId, Builder, Compiled, Endpoint, Origin, Policy, Problem, ProblemKind,
-        Protocol, Route,
+        Action, Address, Backend, BackendId, Builder, Certificate, Compiled, Endpoint, Origin, Policy, Problem,
+        ProblemKind, Protocol, Route,
     },
 };
 
@@ -89,13 +89,23 @@ impl FromStr for BackendUrl {
     }
 }
 
-/// One backend of all the URLs, and a route that takes every request to it. No URL gives an empty model.
+/// What flags alone say: a backend with a route that takes every request to it, and a certificate for every host.
+pub fn compile(urls: &[BackendUrl], certificate: Option<&Arc<Certificate>>) -> Compiled {
+    let mut builder = Builder::new();
+    add_backend(&mut builder, urls);
+    if let Some(certificate) = certificate {
+        builder.default_certificate(Arc::clone(certificate));
+    }
+    let (model, problems) = builder.finish();
+    Compiled { model, problems }
+}
+
+/// One backend of all the URLs, and a route that takes every request to it. No URL adds nothing.
 ///
 /// A backend has one protocol, that of the first URL; a URL of another one is left out with a problem. Of two URLs for one
 /// address the first counts.
-pub fn compile(urls: &[BackendUrl]) -> Compiled {
-    let mut builder = Builder::new();
-    let Some(first) = urls.first() else { return Compiled::default() };
+fn add_backend(builder: &mut Builder, urls: &[BackendUrl]) {
+    let Some(first) = urls.first() else { return };
     let origin = Origin::new("Flag", "", "--backend");
     for url in urls.iter().filter(|url| url.protocol != first.protocol) {
         let expected = format!("the same scheme as {}", first.address);
@@ -124,8 +134,6 @@ pub fn compile(urls: &[BackendUrl]) -> Compiled {
         filters: Vec::new(),
         action: Action::Forward(id),
     });
-    let (model, problems) = builder.finish();
-    Compiled { model, problems }
 }
 
 #[cfg(test)]
@@ -166,13 +174,13 @@ mod tests {
     fn all_urls_make_one_backend_that_takes_everything() {
         let urls = ["http://10.0.0.2#weight=3", "http://10.0.0.1", "http://10.0.0.2", "h2c://10.0.0.3"]
             .map(|u| u.parse().unwrap());
-        let compiled = compile(&urls);
+        let compiled = compile(&urls, None);
         let backend = compiled.model.backends.values().next().unwrap();
         let addresses: Vec<_> = backend.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
         assert_eq!(addresses, ["10.0.0.1:80", "10.0.0.2:80"]);
         assert_eq!(backend.endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>(), [1, 3]);
         assert_eq!(compiled.model.default.unwrap().action, Action::Forward(backend.id.clone()));
         assert_eq!(compiled.problems.len(), 1);
-        assert_eq!(compile(&[]), Compiled::default());
+        assert_eq!(compile(&[], None), Compiled::default());
     }
 }

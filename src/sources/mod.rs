@@ -1,6 +1,7 @@
 //! Where configuration comes from. Each source compiles what it sees into a [`Compiled`] and sends it on; nothing here
 //! serves traffic.
 
+pub mod certificate;
 #[cfg(feature = "kubernetes")]
 pub mod file;
 pub mod flags;
@@ -91,7 +92,7 @@ mod tests {
     use crate::model::{Certificate, Origin, ProblemKind};
 
     fn flags(url: &str) -> Arc<Compiled> {
-        Arc::new(flags::compile(&[url.parse().unwrap()]))
+        Arc::new(flags::compile(&[url.parse().unwrap()], None))
     }
 
     #[test]

@@ -2,24 +2,30 @@
 
 use std::process::Output;
 
-use crate::support::{manifests::ingress, pierhead::command, soon};
+use crate::support::{manifests::ingress, pierhead::command, soon, tls::Pair};
 
 async fn ended(flags: &[&str], variables: &[(&str, &str)]) -> Output {
     let child = command().args(flags).envs(variables.iter().copied()).spawn().unwrap();
     soon("end of the process", child.wait_with_output()).await.unwrap()
 }
 
-/// Status 2, nothing on standard output, and a last line of the log that says `expected`.
+/// Status 2, nothing on standard output, and one line alone that says `expected`.
 async fn refused(flags: &[&str], expected: &str) {
-    let Output { status, stdout, stderr } = ended(flags, &[]).await;
+    refused_with(flags, &[], &[expected]).await;
+}
+
+async fn refused_with(flags: &[&str], variables: &[(&str, &str)], expected: &[&str]) {
+    let Output { status, stdout, stderr } = ended(flags, variables).await;
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(2), "{stderr}");
     assert!(stdout.is_empty());
-    let said: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(said.len(), 1, "{stderr}");
-    assert!(said[0].contains(expected), "{expected:?} in {stderr}");
-    assert!(stderr.lines().all(|line| line.starts_with("error: ") || line.starts_with('{')), "{stderr}");
+    assert!(stderr.starts_with("error: ") && stderr.lines().count() == 1, "{stderr}");
+    for part in expected {
+        assert!(stderr.contains(part), "{part:?} in {stderr}");
+    }
 }
+
+const FREE: [&str; 3] = ["--http=127.0.0.1:0", "--https=127.0.0.1:0", "--admin=127.0.0.1:0"];
 
 #[tokio::test]
 async fn no_source_is_told_with_what_to_give() {
@@ -55,6 +61,63 @@ async fn a_port_in_use_is_named() {
         let flags: Vec<&str> = flags.iter().map(String::as_str).chain(["--backend=http://127.0.0.1:1"]).collect();
         refused(&flags, &address).await;
     }
+    drop(held);
+    let clash = [format!("--http={address}"), format!("--admin={address}")];
+    let flags = [FREE[1], "--backend=http://127.0.0.1:1", &clash[0], &clash[1]];
+    refused_with(&flags, &[], &[&address, "in use", "choose another with --http"]).await;
+}
+
+#[tokio::test]
+async fn an_address_of_no_interface_is_told() {
+    let flags = ["--http=192.0.2.1:8080", FREE[1], FREE[2], "--backend=http://127.0.0.1:1"];
+    refused_with(&flags, &[], &["192.0.2.1:8080", "no interface", "--http"]).await;
+}
+
+#[tokio::test]
+async fn a_configuration_of_the_api_server_that_is_none_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let missing = folder.path().join("missing").to_str().unwrap().to_owned();
+    let flags = [&FREE[..], &["--kubernetes"]].concat();
+    for (path, part) in [
+        (missing.clone(), missing.as_str()),
+        (written("empty", "apiVersion: v1\nkind: Config\n"), "current context"),
+        (written("garbage", "{{{"), "KUBECONFIG"),
+    ] {
+        refused_with(&flags, &[("KUBECONFIG", &path)], &["--kubernetes", "KUBECONFIG", part]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_selector_that_is_none_is_told() {
+    refused_with(&["--kubernetes", "--watch-namespace-selector=a=b=c"], &[], &["--watch-namespace-selector", "a=b=c"])
+        .await;
+}
+
+#[tokio::test]
+async fn certificate_files_that_are_none_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (Pair::new(&["a.example"]), Pair::new(&["b.example"]));
+    let [chain, key] = one.files(folder.path(), "one");
+    let [_, other_key] = other.files(folder.path(), "other");
+    let garbage = folder.path().join("garbage").to_str().unwrap().to_owned();
+    std::fs::write(&garbage, "no PEM").unwrap();
+    for (chain, key, parts) in [
+        ("/nonexistent/chain.pem", &*key, ["--tls-certificate", "/nonexistent/chain.pem"]),
+        (&chain, "/nonexistent/key.pem", ["--tls-key", "/nonexistent/key.pem"]),
+        (&garbage, &key, ["--tls-certificate", "holds no certificate"]),
+        (&chain, &garbage, ["--tls-key", "holds no PEM private key"]),
+        (&chain, &other_key, ["--tls-key", "does not belong to"]),
+    ] {
+        let pair = [format!("--tls-certificate={chain}"), format!("--tls-key={key}")];
+        let flags = [&FREE[..], &["--backend=http://127.0.0.1:1", &pair[0], &pair[1]]].concat();
+        refused_with(&flags, &[], &parts).await;
+    }
+    refused(&["--backend=http://127.0.0.1:1", &format!("--tls-certificate={chain}")], "--tls-key").await;
 }
 
 #[tokio::test]

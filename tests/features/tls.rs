@@ -51,6 +51,19 @@ async fn the_certificate_is_exact_then_wildcard_then_default() {
 }
 
 #[tokio::test]
+async fn the_default_certificate_may_be_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, default) = (Pair::new(&["a.example"]), Pair::new(&["default.example"]));
+    let [chain, key] = default.files(folder.path(), "default");
+    let of = ingress("main").host("a.example").prefix("/", "one").tls("a.example", "own");
+    let setup = Setup::default().manifests(manifests(of).await + &own.secret("own"));
+    let pierhead = setup.flag(format!("--tls-certificate={chain}")).flag(format!("--tls-key={key}")).start().await;
+    assert!(shown(&connect(pierhead.https, "a.example", &[]).await) == *own.der());
+    assert!(shown(&connect(pierhead.https, "elsewhere.example", &[]).await) == *default.der());
+    assert_eq!(over_tls(&pierhead, "a.example", "a.example").await.status, 200);
+}
+
+#[tokio::test]
 async fn without_a_default_certificate_one_is_signed_at_start() {
     let pierhead = Pierhead::serving(manifests(ingress("main").host("a.example").prefix("/", "one")).await).await;
     let one = shown(&connect(pierhead.https, "a.example", &[]).await);

@@ -34,6 +34,15 @@ impl Pair {
         )
     }
 
+    /// PEM files in a folder: the certificate and its key.
+    pub fn files(&self, folder: &std::path::Path, name: &str) -> [String; 2] {
+        [("crt", self.certificate.pem()), ("key", self.key.serialize_pem())].map(|(end, pem)| {
+            let path = folder.join(format!("{name}.{end}"));
+            std::fs::write(&path, pem).unwrap();
+            path.to_str().unwrap().to_owned()
+        })
+    }
+
     /// The certificate, to compare.
     pub fn der(&self) -> &CertificateDer<'static> {
         self.certificate.der()

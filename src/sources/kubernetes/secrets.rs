@@ -8,18 +8,15 @@ use std::{
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::ResourceExt;
-use rustls::{
-    Error, InconsistentKeys,
-    crypto::aws_lc_rs::sign::any_supported_type,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    sign::CertifiedKey,
-};
-use x509_parser::{extensions::GeneralName, prelude::FromDer};
+use rustls::pki_types::CertificateDer;
 
 use super::{Cluster, ObjectKey, authorities::Authorities, cluster::Unread};
 use crate::{
     model::{Certificate, Origin, ProblemKind},
-    sources::policy::{CertificateReferenceKind, Judged, References},
+    sources::{
+        certificate,
+        policy::{CertificateReferenceKind, Judged, References},
+    },
 };
 
 /// The only type of Secret that is read.
@@ -141,47 +138,8 @@ fn read(secret: &Secret) -> Result<Certificate, String> {
         Some(ByteString(bytes)) if !bytes.is_empty() => Ok(bytes.as_slice()),
         _ => Err(format!("it has no {name}")),
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(part("tls.crt")?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("tls.crt is not PEM: {error}"))?;
-    let Some(leaf) = chain.first() else { return Err("tls.crt holds no certificate".to_owned()) };
-    let (names, not_after) = describe(leaf)?;
-    let key = PrivateKeyDer::from_pem_slice(part("tls.key")?)
-        .map_err(|error| format!("tls.key holds no PEM private key: {error}"))?;
-    let key = any_supported_type(&key).map_err(|error| format!("tls.key is not usable: {error}"))?;
-    let key = CertifiedKey::new(chain, key);
-    if let Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = key.keys_match() {
-        return Err("tls.key does not belong to the first certificate of tls.crt".to_owned());
-    }
     let origin = Origin::new("Secret", secret.namespace().unwrap_or_default(), secret.name_any());
-    Ok(Certificate { origin, names, not_after, key: Arc::new(key) })
-}
-
-/// Names of the leaf and the end of its validity.
-fn describe(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
-    let (_, leaf) = x509_parser::certificate::X509Certificate::from_der(leaf)
-        .map_err(|error| format!("tls.crt is not an X.509 certificate: {error}"))?;
-    let alternative = leaf.subject_alternative_name().map_err(|error| format!("tls.crt: {error}"))?;
-    let mut names: Vec<String> = alternative
-        .iter()
-        .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-            GeneralName::IPAddress(bytes) => ip_text(bytes),
-            _ => None,
-        })
-        .collect();
-    names.sort();
-    names.dedup();
-    Ok((names, leaf.validity().not_after.timestamp()))
-}
-
-/// RFC 5280 §4.2.1.6: four octets are an IPv4 address, sixteen an IPv6 one.
-fn ip_text(bytes: &[u8]) -> Option<String> {
-    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-        return Some(std::net::Ipv4Addr::from(octets).to_string());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string())
+    certificate::read(origin, ("tls.crt", part("tls.crt")?), ("tls.key", part("tls.key")?))
 }
 
 #[cfg(test)]
