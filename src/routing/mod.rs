@@ -15,4 +15,4 @@ pub use live::{Live, Reader};
 pub use pool::{
     Admission, EndpointState, Lease, Pending, Permit, Pool, Selection, Slot, Slots, Unfit, Unpickable, client_hash,
 };
-pub use snapshot::{Entry, Site, Snapshot, Target};
+pub use snapshot::{Entry, Site, Snapshot, Target, route_labels};

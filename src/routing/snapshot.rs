@@ -78,7 +78,7 @@ impl Snapshot {
                 },
                 Action::Unavailable(reason) => Target::Unavailable(*reason),
             };
-            let metrics = site.metrics.route(labels(route));
+            let metrics = site.metrics.route(route_labels(route));
             Arc::new(Entry { route: Arc::clone(route), target, metrics })
         };
         let mut hosts = Hosts::default();
@@ -120,7 +120,8 @@ pub(super) fn same_port(a: &BackendId, b: &BackendId) -> bool {
     (&a.namespace, &a.service, a.port) == (&b.namespace, &b.service, b.port)
 }
 
-fn labels(route: &Route) -> RouteLabels {
+/// What the requests of a route are counted by.
+pub fn route_labels(route: &Route) -> RouteLabels {
     let service = match &route.action {
         Action::Forward(id) => Arc::clone(&id.service),
         Action::Unavailable(_) => Arc::default(),

@@ -155,6 +155,8 @@ async fn search_filters_while_typing_and_changes_appear_without_reload() {
     browser.until("document.activeElement.id === 'search'").await;
     browser.write("shop.example/cart").await;
     browser.until("document.querySelectorAll('tbody tr').length === 2").await;
+    get(pierhead.http, "shop.example", "/cart").await;
+    browser.until("document.querySelector('tbody td.number').innerText === '1'").await;
     browser.until("location.search === '?q=shop.example%2Fcart'").await;
     let more =
         ingress("more").host("more.example").prefix("/", "shop").host("shop.example").prefix("/cart/new", "cart");

@@ -75,7 +75,7 @@ impl Page {
         let facts = Facts::gather(&snapshot, state.live.now());
         let content = match self {
             Self::Overview => overview::render(state, &facts),
-            Self::Routes => routes::render(&facts, query),
+            Self::Routes => routes::render(&facts, &state.metrics, query),
             Self::Backends => backends::render(&facts, query),
             Self::Problems => problems::render(&facts, query),
             Self::Certificates => certificates::render(&facts, query),

@@ -11,7 +11,7 @@ use super::{
     facts::{Facts, Fitness},
     layout::{Tone, VERSION, badge},
     list::{Align, escaped, table},
-    problems,
+    problems, routes,
 };
 use crate::{
     admin::State,
@@ -47,7 +47,8 @@ fn tiles(state: &State, facts: &Facts<'_>) -> Markup {
     let fitness = counted(all - fit, "not fit", "all fit", Tone::Bad);
     let problems = match facts.errors {
         0 => counted(facts.warnings, "without effect", "none", Tone::Warn),
-        errors => (Tone::Bad, format!("{errors} not served as written")),
+        1 => (Tone::Bad, "1 error".to_owned()),
+        errors => (Tone::Bad, format!("{errors} errors")),
     };
     let expiry = counted(expiring, "expired or due", "none due", Tone::Warn);
     let tiles = [
@@ -65,7 +66,7 @@ fn tiles(state: &State, facts: &Facts<'_>) -> Markup {
             "Requests in flight",
             "/backends",
             facts.in_flight().to_string(),
-            (Tone::Plain, format!("on {connections} client connections")),
+            (Tone::Plain, format!("{connections} connections")),
         ),
     ];
     html! {
@@ -139,7 +140,7 @@ fn lines(all: impl Iterator<Item = Line>, path: &str) -> Vec<Line> {
 fn unserved<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Line> + use<'a> {
     facts.routes().filter_map(|route| {
         let reason = facts.refusal(route)?;
-        let address = format!("{}{}", route.host, route.path.as_ref().map_or("", |path| path.text()));
+        let address = format!("{}{}", route.host, routes::path(route).1);
         let target = match &route.action {
             Action::Forward(id) => format!(", {id}"),
             Action::Unavailable(_) => String::new(),

@@ -12,25 +12,29 @@ use crate::{
     filters::Filter,
     matching::PathPattern,
     model::{Action, Route},
+    routing::route_labels,
+    telemetry::metrics::Metrics,
 };
 
-const COLUMNS: [(&str, Align); 5] = [
+const COLUMNS: [(&str, Align); 6] = [
     ("Host and path", Align::Text),
     ("Declared by", Align::Text),
     ("Filters", Align::Text),
     ("Backend", Align::Text),
     ("State", Align::Text),
+    ("Requests", Align::Number),
 ];
 
-pub(super) fn render(facts: &Facts<'_>, query: &Query) -> Markup {
+pub(super) fn render(facts: &Facts<'_>, metrics: &Metrics, query: &Query) -> Markup {
     let search = Search::new(query);
     let shown = Shown::of(facts.routes(), query, ROWS, |route| search.takes(|| words(facts, route)));
     if facts.routes == 0 {
         return empty("No route is in force: every request is answered 404.");
     }
-    let rows = html! { @for route in &shown.rows { (row(facts, route)) } };
+    let rows = html! { @for route in &shown.rows { (row(facts, metrics, route)) } };
     html! {
         (shown.told("routes"))
+        p.hint { "Requests are counted by object and Service, since start: routes of one to the other share them." }
         @if !shown.rows.is_empty() { (table("Routes", &COLUMNS, &rows)) }
         (shown.pager(Page::Routes.path(), query, ROWS))
     }
@@ -49,7 +53,7 @@ fn words(facts: &Facts<'_>, route: &Route) -> String {
 }
 
 /// Type and text of the path.
-fn path(route: &Route) -> (&'static str, &str) {
+pub(super) fn path(route: &Route) -> (&'static str, &str) {
     match &route.path {
         None => ("Default", ""),
         Some(PathPattern::Exact(text)) => ("Exact", text),
@@ -63,8 +67,9 @@ fn root(prefix: &str) -> &str {
     if prefix.is_empty() { "/" } else { prefix }
 }
 
-fn row(facts: &Facts<'_>, route: &Route) -> Markup {
+fn row(facts: &Facts<'_>, metrics: &Metrics, route: &Route) -> Markup {
     let (kind, path) = path(route);
+    let (requests, failed) = metrics.route(route_labels(route)).ended();
     html! {
         tr {
             th scope="row" {
@@ -92,6 +97,10 @@ fn row(facts: &Facts<'_>, route: &Route) -> Markup {
                     None => (badge(Tone::Good, "Served")),
                     Some(reason) => { (badge(Tone::Bad, "503")) span.sub { (reason) } }
                 }
+            }
+            td.number {
+                (requests)
+                @if failed > 0 { span.sub { (failed) " failed (5xx)" } }
             }
         }
     }

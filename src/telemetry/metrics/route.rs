@@ -79,10 +79,16 @@ impl RouteMetrics {
         shard.sent.record(&SIZE, ended.sent);
     }
 
+    /// Requests that have ended, and those of them with a server error.
+    pub fn ended(&self) -> (u64, u64) {
+        let of = |class: usize| self.shards.sum(|shard| &shard.classes[class]);
+        ((0..CLASSES.len()).map(of).sum(), of(CLASSES.len() - 1))
+    }
+
     /// Requests under way.
     fn in_flight(&self) -> u64 {
         // What ended is read first: a request that ends meanwhile counts as under way, never less than none.
-        let ended: u64 = (0..CLASSES.len()).map(|class| self.shards.sum(|shard| &shard.classes[class])).sum();
+        let (ended, _) = self.ended();
         self.shards.sum(|shard| &shard.begun).saturating_sub(ended)
     }
 }
