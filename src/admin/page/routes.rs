@@ -34,8 +34,8 @@ pub(super) fn render(facts: &Facts<'_>, metrics: &Metrics, query: &Query) -> Mar
     let rows = html! { @for route in &shown.rows { (row(facts, metrics, route)) } };
     html! {
         (shown.told("routes"))
-        p.hint { "Requests are counted by object and Service, since start: routes of one to the other share them." }
         @if !shown.rows.is_empty() { (table("Routes", &COLUMNS, &rows)) }
+        p.hint { "Requests are counted by object and Service, since start: routes of one to the other share them." }
         (shown.pager(Page::Routes.path(), query, ROWS))
     }
 }
