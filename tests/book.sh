@@ -16,8 +16,8 @@ if grep -Eq 'WARN|ERROR' "$log"; then
   echo 'error: mdbook warns, see above' >&2
   exit 1
 fi
-for page in docs/*.md; do
-  name=$(basename "$page")
+for page in docs/*.md docs/adr/*.md; do
+  name=${page#docs/}
   case $name in
     # For those who change the code, not for those who use the program.
     SUMMARY.md | PLAN.md | *-tests.md) ;;
