@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Cases, Cluster, Pierhead, Scene, eventually, ingress, within};
+use crate::support::{Cases, Cluster, Pierhead, Scene, eventually, get, ingress, within};
 
 /// Longest time until a follower takes over: the Lease, the follower's pause, the confirmation, and a busy machine.
 const HANDOVER: Duration = Duration::from_secs(40);
@@ -73,9 +73,26 @@ async fn killed(cluster: &Cluster) {
     first.ended().await;
     holder_is(cluster, "killed-2", HANDOVER).await;
     shows(&scene, "front", "192.0.2.2", HANDOVER).await;
+    eventually("the metrics tell of the leader, of watches and of changes", async || metrics(&second).await).await;
     // The follower serves traffic like the leader did.
     second.answers(&scene.host("front"), "/", "a").await;
     second.stop().await;
+}
+
+/// Whether the replica tells that it leads, and all that only a source of Kubernetes objects has.
+async fn metrics(replica: &Pierhead) -> Result<(), String> {
+    let metrics = get(replica.ports.admin, "localhost", "/metrics").await?.body;
+    let told = [
+        "\npierhead_leader 1\n",
+        "\npierhead_watch_synced{kind=\"ingresses\"} 1\n",
+        "\npierhead_watch_objects{kind=\"ingresses\"} ",
+        "\npierhead_watch_restarts_total{kind=\"services\"} ",
+        "\npierhead_watch_last_event_timestamp_seconds{kind=\"services\"} ",
+        "\npierhead_config_pending_event_age_seconds ",
+        "\npierhead_config_propagation_duration_seconds_count ",
+    ];
+    let missing: Vec<_> = told.iter().filter(|line| !metrics.contains(**line)).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} in\n{metrics}")) }
 }
 
 async fn frozen(cluster: &Cluster) {

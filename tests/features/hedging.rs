@@ -41,6 +41,15 @@ async fn a_request_to_a_silent_endpoint_is_answered_by_another() {
     assert!(!silent.seen().is_empty(), "the silent endpoint was asked first now and then");
     let hedged = pierhead.logged("a hedged request", |line| line["attempts"] == 2).await;
     assert_eq!(hedged["upstream"], one.address.to_string(), "the log names who answered");
+    let metrics = pierhead.metrics().await;
+    let counted = |series: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(series) && line.contains(r#"service="one""#));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
+    };
+    let hedges = silent.seen().len();
+    assert_eq!(counted("pierhead_upstream_hedges_total"), Some(hedges), "{metrics}");
+    let abandoned = metrics.lines().find(|line| line.contains(r#"outcome="abandoned""#)).unwrap();
+    assert!(abandoned.ends_with(&format!(" {hedges}")), "each was abandoned: {abandoned}");
 }
 
 #[tokio::test]
