@@ -26,7 +26,7 @@ install() {
   ln -sfn "$kept" "$target/tools/$name"
 }
 
-from_go() { CGO_ENABLED=0 GOFLAGS= GOBIN=$bin go install -trimpath -ldflags '-s -w' "$1"; }
+from_go() { CGO_ENABLED=0 GOFLAGS='' GOBIN=$bin go install -trimpath -ldflags '-s -w' "$1"; }
 from_cargo() {
   env -u CARGO_TARGET_DIR cargo install --locked --root "$bin" "$@"
   mv "$bin"/bin/* "$bin"
