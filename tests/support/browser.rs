@@ -26,9 +26,10 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use super::{eventually, soon};
 
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "--headless",
     "--no-sandbox",
+    "--disable-dev-shm-usage", // containers have 64 MiB of it
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",

@@ -203,7 +203,14 @@ fn process(state: &State) -> Markup {
             dt { "Version" }
             dd { (VERSION) ", " (profile) " build for " (std::env::consts::ARCH) ", features: " (features.join(", ")) }
             dt { "Replica" }
-            dd { (state.identity) }
+            dd {
+                (state.identity)
+                @match state.metrics.watches.leads() {
+                    Some(true) => ", leader: it writes status",
+                    Some(false) => ", not the leader: another replica writes status",
+                    None => "",
+                }
+            }
             dt { "Up for" }
             dd { (humantime::format_duration(uptime)) ", since " (humantime::format_rfc3339_seconds(started)) }
             dt { "Traffic threads" }

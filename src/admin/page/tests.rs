@@ -156,6 +156,20 @@ fn a_route_whose_service_has_no_endpoint_needs_attention() {
 }
 
 #[test]
+fn a_watch_that_fails_needs_attention_with_what_to_do() {
+    let state = serving(Compiled::default());
+    let _synced = state.metrics.watches.watch("services", "");
+    state.metrics.watches.watch("secrets", "").failed("secrets is <forbidden>".to_owned(), "grant list".to_owned());
+    state.metrics.watches.elects(|| true);
+    let overview = Page::Overview.render(&state, &Query::default()).into_string();
+    for text in ["Watch fails", "secrets: secrets is &lt;forbidden&gt;", "grant list", "one, leader: it writes status"]
+    {
+        assert!(overview.contains(text), "{text} in {overview}");
+    }
+    assert_eq!(rows(&overview), 2);
+}
+
+#[test]
 fn routes_stand_as_they_are_matched() {
     let of = |host: &str, path| route(host, path, UNRESOLVED);
     let page = render(
