@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use tokio::{
+    runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, oneshot, watch},
     task::{JoinError, JoinSet},
@@ -32,7 +33,7 @@ use crate::{
     routing::Live,
     settings::{Drain, Settings, Sources},
     sources,
-    telemetry::{access_log::AccessLog, logging, metrics::Metrics},
+    telemetry::{access_log::AccessLog, logging, metrics::Metrics, trace::Tracer},
 };
 
 /// Threads of the control half. Traffic has threads of its own.
@@ -43,6 +44,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long the last lines of the access log may take when the process ends.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// How long the last spans may take when the process ends.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// Serves until a signal ends it.
 ///
@@ -65,11 +69,13 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the control threads")?;
     metrics.watch_runtime("control", control.metrics());
+    let tracer = tracer(&settings, &control, &metrics)?;
     let app = App {
         live: Live::new(Arc::clone(&metrics), &settings.identity),
         metrics,
         log_level,
         access_log: access_log.clone(),
+        tracer: tracer.clone(),
         serving: Arc::default(),
         stopping: CancellationToken::new(),
         stop: CancellationToken::new(),
@@ -77,8 +83,21 @@ pub fn run(mut settings: Settings) -> anyhow::Result<ExitCode> {
     };
     let outcome = control.block_on(app.serve(settings, proxy, own));
     access_log.finish(LAST_LINES);
+    control.block_on(tracer.finish(LAST_SPANS));
     control.shutdown_background();
     outcome
+}
+
+/// The tracer; its exporter runs on the control half.
+#[cfg(feature = "otel")]
+fn tracer(settings: &Settings, control: &Runtime, metrics: &Metrics) -> anyhow::Result<Tracer> {
+    let _inside = control.enter();
+    Ok(Tracer::start(&settings.trace, &settings.identity, Arc::clone(&metrics.process))?)
+}
+
+#[cfg(not(feature = "otel"))]
+fn tracer(_: &Settings, _: &Runtime, _: &Metrics) -> anyhow::Result<Tracer> {
+    Ok(Tracer::default())
 }
 
 /// A port that tells of the process.
@@ -101,6 +120,7 @@ struct App {
     metrics: Arc<Metrics>,
     log_level: logging::Level,
     access_log: AccessLog,
+    tracer: Tracer,
     /// The data plane runs.
     serving: Arc<AtomicBool>,
     /// Shutdown has begun.
@@ -142,7 +162,7 @@ impl App {
             }
         }
         let running = proxy
-            .start(self.live.clone(), Arc::clone(&self.metrics), self.access_log.clone())
+            .start(self.live.clone(), Arc::clone(&self.metrics), self.access_log.clone(), self.tracer.clone())
             .context("cannot start the data plane")?;
         self.serving.store(true, Ordering::Release);
         info!("ready");

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use crate::{
     proxy,
     sources::flags::BackendUrl,
-    telemetry::{access_log, logging},
+    telemetry::{access_log, logging, trace},
 };
 
 /// Everything `serve` is told.
@@ -29,6 +29,8 @@ pub struct Settings {
     pub log: Log,
     /// The access log.
     pub access_log: access_log::Settings,
+    /// Traces of requests.
+    pub trace: trace::Settings,
 }
 
 /// Where the configuration comes from; at least one is given.

@@ -20,7 +20,7 @@ use crate::{
     sources::{certificate, flags::BackendUrl},
     telemetry::{
         access_log::{self, Layout},
-        logging,
+        logging, trace,
     },
 };
 
@@ -167,6 +167,22 @@ struct LogArgs {
     /// Share of requests that are logged, 0 to 1; those that end in a 5xx or a cut response always are.
     #[arg(long, env = "PIERHEAD_ACCESS_LOG_SAMPLE", value_name = "RATE", default_value = "1", value_parser = share)]
     access_log_sample: f64,
+    #[cfg(feature = "otel")]
+    #[command(flatten)]
+    trace: TraceArgs,
+}
+
+#[cfg(feature = "otel")]
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Traces")]
+struct TraceArgs {
+    /// Collector that takes spans by OTLP over gRPC, such as `http://collector:4317` [default:
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`; none].
+    #[arg(long, env = "PIERHEAD_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// Share of the traces begun here that are sampled, 0 to 1; requests that belong to a trace follow its decision.
+    #[arg(long, env = "PIERHEAD_TRACE_SAMPLE", value_name = "RATE", default_value = "1", value_parser = share)]
+    trace_sample: f64,
 }
 
 impl Args {
@@ -182,6 +198,7 @@ impl Args {
             drain: Drain { delay: self.timeouts.drain_delay, timeout: self.timeouts.drain_timeout },
             log: self.log.log(),
             access_log: self.log.access_log()?,
+            trace: self.log.trace(),
             proxy: proxy_settings(self.listen, self.traffic, &self.timeouts),
         })
     }
@@ -239,6 +256,19 @@ impl ListenArgs {
 impl LogArgs {
     fn log(&self) -> Log {
         Log { format: self.log_format, level: self.log_level.clone() }
+    }
+
+    #[cfg(feature = "otel")]
+    fn trace(&self) -> trace::Settings {
+        let standard =
+            || variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        let endpoint = self.trace.otlp_endpoint.clone().or_else(standard);
+        trace::Settings { endpoint, sample: self.trace.trace_sample }
+    }
+
+    #[cfg(not(feature = "otel"))]
+    fn trace(&self) -> trace::Settings {
+        trace::Settings::default()
     }
 
     fn access_log(&self) -> anyhow::Result<access_log::Settings> {

@@ -190,6 +190,9 @@ impl Exchange<'_> {
         head.extensions.clear();
         headers::prepare_request(&mut head.headers, target.authority, &self.client.forwarded, self.address);
         head.headers.insert(headers::X_REQUEST_ID, self.id.clone());
+        if let Some(trace) = &record.trace {
+            trace.prepare(&mut head.headers);
+        }
         if worker.settings.via {
             head.headers.append(header::VIA, HeaderValue::from_static(via(head.version)));
         }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     routing::Live,
-    telemetry::{access_log::AccessLog, metrics::Metrics},
+    telemetry::{access_log::AccessLog, metrics::Metrics, trace::Tracer},
 };
 
 /// Connections the kernel queues for one thread before it is accepted.
@@ -113,7 +113,13 @@ impl Proxy {
     ///
     /// # Errors
     /// When a socket does not listen or a thread does not start.
-    pub fn start(self, live: Live, metrics: Arc<Metrics>, access_log: AccessLog) -> io::Result<Running> {
+    pub fn start(
+        self,
+        live: Live,
+        metrics: Arc<Metrics>,
+        access_log: AccessLog,
+        tracer: Tracer,
+    ) -> io::Result<Running> {
         let shared = Shared {
             own_ports: self.own_ports(),
             settings: self.settings,
@@ -122,6 +128,7 @@ impl Proxy {
             live,
             metrics,
             access_log,
+            tracer,
             in_flight: Arc::new(AtomicUsize::new(0)),
             drain: CancellationToken::new(),
             kill: CancellationToken::new(),

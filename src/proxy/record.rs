@@ -1,6 +1,7 @@
 //! What is remembered of an exchange until it ends, then counted and logged, once.
 
 use std::{
+    fmt::Display,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -22,6 +23,7 @@ use crate::{
     telemetry::{
         access_log,
         metrics::{Ended, Outcome, RouteMetrics},
+        trace::Trace,
     },
 };
 
@@ -50,6 +52,8 @@ pub(super) struct Record {
     pub(super) attempts: u32,
     /// Status of the response, once its head is known.
     pub(super) status: Option<u16>,
+    /// The trace it belongs to, when there is a tracer.
+    pub(super) trace: Option<Box<Trace>>,
     reason: Option<Error>,
     /// Why tries were followed by others.
     retries: Vec<&'static str>,
@@ -77,7 +81,9 @@ impl Record {
     /// Starts with the request head.
     pub(super) fn start(client: &Rc<Client>, head: &Parts, request_id: &HeaderValue, address: IpAddr) -> Self {
         client.begin();
-        let request = client.worker.access_log.layout().map(|layout| {
+        let trace = client.worker.tracer.begin(&head.headers);
+        let layout = client.worker.access_log.layout();
+        let request = (layout.is_some() || trace.is_some()).then(|| {
             let authority = head.uri.authority().map(|a| a.as_str().as_bytes());
             let host = authority.or_else(|| head.headers.get(header::HOST).map(HeaderValue::as_bytes));
             Box::new(RequestLine {
@@ -88,7 +94,7 @@ impl Record {
                 uri: head.uri.clone(),
                 host: host.unwrap_or_default().to_vec(),
                 version: head.version,
-                headers: layout.request_headers(&head.headers),
+                headers: layout.map(|layout| layout.request_headers(&head.headers)).unwrap_or_default(),
                 response_headers: Box::default(),
             })
         });
@@ -105,6 +111,7 @@ impl Record {
             has_body: false,
             attempts: 0,
             status: None,
+            trace,
             reason: None,
             retries: Vec::new(),
             response_time: None,
@@ -146,6 +153,9 @@ impl Record {
     /// A try is followed by another, for this reason.
     pub(super) fn retried(&mut self, reason: &'static str) {
         self.retries.push(reason);
+        if let Some(trace) = &self.trace {
+            trace.retried(reason);
+        }
     }
 
     /// The head of the response is ready.
@@ -214,7 +224,8 @@ impl Record {
         });
         let address = self.lease.as_ref().map(|lease| &lease.endpoint().address);
         let request_id = request.request_id.to_str().unwrap_or_default();
-        self.client.worker.access_log.record(&access_log::Record {
+        let ids = self.trace.as_ref().map(|trace| trace.ids());
+        let record = access_log::Record {
             time: request.time,
             client: request.address,
             method: request.method.as_str(),
@@ -229,7 +240,7 @@ impl Record {
             bytes_received: self.upload.as_ref().map_or(0, |upload| upload.bytes.get()),
             duration,
             response_time: self.response_time,
-            upstream: address.map(|address| address as &dyn std::fmt::Display),
+            upstream: address.map(|address| address as &dyn Display),
             attempts: self.attempts,
             retries: &self.retries,
             namespace: route.map_or("", |route| &route.origin.namespace),
@@ -239,10 +250,15 @@ impl Record {
                 text => text,
             }),
             service: service.unwrap_or_default(),
+            trace: ids.map(|(trace, span)| (trace as &dyn Display, span as &dyn Display)),
             request_headers: &request.headers,
             response_headers: &request.response_headers,
             ..line(&self.client, request_id)
-        });
+        };
+        self.client.worker.access_log.record(&record);
+        if let Some(trace) = &self.trace {
+            trace.end(&record);
+        }
     }
 }
 

@@ -32,6 +32,7 @@ use crate::{
     telemetry::{
         access_log::{self, AccessLog},
         metrics::Metrics,
+        trace::Tracer,
     },
 };
 
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub(super) live: Live,
     pub(super) metrics: Arc<Metrics>,
     pub(super) access_log: AccessLog,
+    pub(super) tracer: Tracer,
     pub(super) tls: Arc<ServerConfig>,
     /// Ports of this process, never connected to on an address of this host.
     pub(super) own_ports: Arc<[u16]>,
@@ -71,6 +73,7 @@ pub(super) struct Worker {
     pub(super) routes: Reader,
     pub(super) metrics: Arc<Metrics>,
     pub(super) access_log: AccessLog,
+    pub(super) tracer: Tracer,
     pub(super) tls: Arc<ServerConfig>,
     pub(super) clock: Clock,
     pub(super) drain: Drain,
@@ -115,6 +118,7 @@ pub(super) fn run(thread: usize, shared: &Shared, sockets: Vec<(std::net::TcpLis
             routes: shared.live.reader(),
             metrics: Arc::clone(&shared.metrics),
             access_log: shared.access_log.clone(),
+            tracer: shared.tracer.clone(),
             tls: Arc::clone(&shared.tls),
             upstreams: Upstreams::new(
                 clock.clone(),

@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod logging;
 pub mod metrics;
 mod reason;
+pub mod trace;
 pub mod watches;
 
 pub use reason::Reason;

@@ -50,4 +50,5 @@ mod session_affinity;
 mod streaming;
 mod timeouts;
 mod tls;
+mod tracing;
 mod upgrade;

@@ -48,7 +48,9 @@ impl Attempts<'_> {
         let endpoint = Arc::clone(lease.endpoint());
         plan.tried.push(endpoint.id);
         let until = self.until(record.expires);
-        let again = Try { endpoint: &endpoint, request: spare.request(self.body()), reuse: Reuse::Idle, until };
+        let mut request = spare.request(self.body());
+        let span = self.span(&mut request, &endpoint, record);
+        let again = Try { endpoint: &endpoint, request, reuse: Reuse::Idle, until, span };
         let second_begun = Instant::now();
         let mut second = pin!(self.attempt(again));
         let (which, outcome) = tokio::select! {

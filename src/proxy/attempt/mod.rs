@@ -37,9 +37,9 @@ use super::{
     upstream::{Checkout, Reuse, SendError},
 };
 use crate::{
-    model::ServerErrors,
+    model::{Address, ServerErrors},
     routing::{EndpointState, Lease, Pool, Selection},
-    telemetry::metrics,
+    telemetry::{metrics, trace},
 };
 
 /// The attempts of one exchange.
@@ -91,6 +91,8 @@ struct Try<'a> {
     request: Request<RequestBody>,
     reuse: Reuse,
     until: Option<Until>,
+    /// Its span, when it is traced.
+    span: Option<trace::Attempt>,
 }
 
 /// Most bytes that are worth keeping of the body of a request of this method: none when no try could use them.
@@ -135,7 +137,8 @@ impl Attempts<'_> {
             };
             let endpoint = Arc::clone(lease.endpoint());
             let spare = plan.repeats().then(|| Spare::of(&request));
-            let one = Try { endpoint: &endpoint, request, reuse, until: self.until(record.expires) };
+            let span = self.span(&mut request, &endpoint, record);
+            let one = Try { endpoint: &endpoint, request, reuse, until: self.until(record.expires), span };
             let outcome = match (retries.hedge_after, &spare) {
                 // Boxed, for it is rare: the state of two tries would be copied around with every request.
                 (Some(after), Some(spare)) if plan.hedges() && spare.is_idempotent() => {
@@ -219,6 +222,28 @@ impl Attempts<'_> {
         Selection { thread, now, client: self.address, key, session, tried }
     }
 
+    /// The span of a try that begins now, which the request names as its parent from here on.
+    fn span(
+        &self,
+        request: &mut Request<RequestBody>,
+        endpoint: &EndpointState,
+        record: &Record,
+    ) -> Option<trace::Attempt> {
+        let trace = record.trace.as_ref()?;
+        let (method, target) = (request.method().clone(), request.uri().path_and_query().cloned());
+        let ip;
+        let (host, port) = match &endpoint.address {
+            Address::Socket(address) => {
+                ip = address.ip().to_string();
+                (ip.as_str(), address.port())
+            }
+            Address::Name { host, port } => (&**host, *port),
+        };
+        let scheme = if self.pool.backend.protocol.is_tls() { "https" } else { "http" };
+        let to = trace::To { number: record.attempts, scheme, host, port };
+        trace.attempt(to, &method, target.as_ref().map_or("", |target| target.as_str()), request.headers_mut())
+    }
+
     /// When a try that begins now must have its response head, if ever.
     fn until(&self, expires: Option<Instant>) -> Option<Until> {
         let per_try = self.pool.backend.policy.timeouts.per_try;
@@ -266,28 +291,36 @@ impl Attempts<'_> {
 
     /// Sends the request to one endpoint and waits for the response head.
     async fn attempt(&self, one: Try<'_>) -> Outcome {
-        let Try { endpoint, mut request, mut reuse, until } = one;
+        let Try { endpoint, mut request, mut reuse, until, mut span } = one;
         let (upstreams, peer, began) = (&self.client.worker.upstreams, self.client.peer, Instant::now());
-        let failed = |error, unsent| Failed { error, unsent, latency: self.waited(began) };
+        let failed = |error: Error, unsent, span: Option<trace::Attempt>| {
+            if let Some(span) = span {
+                span.failed(error.label());
+            }
+            Failed { error, unsent, latency: self.waited(began) }
+        };
         let patience = until.filter(|until| until.error == Error::AttemptTimeout).map(|until| until.at);
         loop {
             let opening = pin!(upstreams.checkout(self.pool, endpoint, reuse, peer, patience));
             let mut checkout = match before(until, opening).await {
                 Ok(checkout) => checkout,
-                Err(error) => return Err(failed(error, Some(request))),
+                Err(error) => return Err(failed(error, Some(request), span)),
             };
             let asked = Instant::now();
             let sent = before(until, pin!(self.send(&mut checkout, request))).await;
             match sent {
                 Ok(response) => {
                     let status = grpc::status(&response);
+                    if let Some(span) = span.take() {
+                        span.answered(response.status().as_u16(), response.version());
+                    }
                     return Ok(Answer { response, checkout, status, latency: self.waited(asked) });
                 }
                 // The idle connection was closed under us: that is no try, it takes a new connection.
                 Err(SendError { unsent: Some(unsent), .. }) if reuse == Reuse::Idle => {
                     (request, reuse) = (unsent, Reuse::Never);
                 }
-                Err(SendError { error, unsent }) => return Err(failed(error, unsent)),
+                Err(SendError { error, unsent }) => return Err(failed(error, unsent, span)),
             }
         }
     }

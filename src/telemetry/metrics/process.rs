@@ -39,6 +39,10 @@ pub struct Process {
     propagation: std::sync::Mutex<Durations>,
     /// Access log lines dropped because the output did not keep up.
     pub access_log_dropped: AtomicU64,
+    /// Spans that the collector took.
+    pub spans_exported: AtomicU64,
+    /// Spans dropped because the collector did not keep up, or refused them.
+    pub spans_dropped: AtomicU64,
 }
 
 /// How a TLS handshake ended.
@@ -81,6 +85,8 @@ impl Process {
             build: Durations::default(),
             propagation: std::sync::Mutex::default(),
             access_log_dropped: AtomicU64::default(),
+            spans_exported: AtomicU64::default(),
+            spans_dropped: AtomicU64::default(),
         }
     }
 
@@ -123,6 +129,8 @@ impl Collector for Process {
             (&table::PUBLISHES, load(&self.config_publishes)),
             (&table::PUBLISH_FAILURES, load(&self.config_failures)),
             (&table::ACCESS_LOG_DROPPED, load(&self.access_log_dropped)),
+            (&table::SPANS_EXPORTED, load(&self.spans_exported)),
+            (&table::SPANS_DROPPED, load(&self.spans_dropped)),
         ] {
             let mut family = metric.family();
             family.integer(&[], value);

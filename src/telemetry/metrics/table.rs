@@ -190,6 +190,10 @@ table! {
             "What runs"
         ACCESS_LOG_DROPPED: Counter "pierhead_access_log_dropped" Number []
             "Access log lines dropped because the output did not keep up"
+        SPANS_EXPORTED: Counter "pierhead_trace_spans_exported" Number []
+            "Spans that the collector took"
+        SPANS_DROPPED: Counter "pierhead_trace_spans_dropped" Number []
+            "Spans dropped because the collector did not keep up or refused them"
         RUNTIME_WORKERS: Gauge "pierhead_runtime_workers" Number ["runtime"]
             "Threads of a tokio runtime: control, or proxy for those of the data plane"
         RUNTIME_TASKS: Gauge "pierhead_runtime_tasks" Number ["runtime"]
