@@ -39,6 +39,18 @@ async fn a_refused_endpoint_is_followed_by_another_even_for_post() {
 }
 
 #[tokio::test]
+async fn endpoints_that_refuse_together_are_passed_over_until_one_answers() {
+    let refusing: Vec<_> = (0..6).map(|_| refusing()).collect();
+    let one = Backend::start("one").await;
+    let mut endpoints: Vec<_> = refusing.iter().map(|(address, _held)| *address).collect();
+    endpoints.push(one.address);
+    let pierhead = Setup::default().manifests(all_to(&endpoints)).start().await;
+    for at in 0..50 {
+        assert_eq!(send(pierhead.http, post("/x")).await.backend(), "one", "request {at}");
+    }
+}
+
+#[tokio::test]
 async fn a_keep_alive_connection_that_went_stale_costs_no_request() {
     // Each connection answers once, offers to go on, and closes.
     let served = Arc::new(AtomicUsize::new(0));

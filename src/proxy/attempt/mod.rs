@@ -152,7 +152,6 @@ impl Attempts<'_> {
             let Some(pause) = self.another(&mut plan, &endpoint, &outcome, spare.as_ref(), record.time_left()) else {
                 return outcome;
             };
-            plan.count();
             metrics::count(&self.pool.metrics.retries);
             record.retried(outcome.as_ref().map_or_else(|failed| failed.error.label(), |_| "status"));
             request = match (outcome, spare) {
@@ -191,10 +190,13 @@ impl Attempts<'_> {
         }
         let at_once = cost == Cost::Nothing && self.has_untried(&plan.tried);
         let pause = if at_once { Duration::ZERO } else { plan.pause() };
-        if time_left.is_some_and(|left| left <= pause) {
+        if time_left.is_some_and(|left| left <= pause) || !(cost == Cost::Nothing || self.may_retry()) {
             return None;
         }
-        (cost == Cost::Nothing || self.may_retry()).then_some(pause)
+        if !(at_once && plan.passes_over(ending)) {
+            plan.count();
+        }
+        Some(pause)
     }
 
     /// Takes a try out of the budget of the backend.

@@ -11,6 +11,10 @@ use crate::{
     proxy::Error,
 };
 
+/// Most endpoints that one request passes over because they refuse connections: the largest number of tries that a policy
+/// can ask for, so that a backend whose every endpoint is down does not cost a connection to each.
+const PASSED_OVER: u32 = 10;
+
 /// The tries of one request, as its backend's policy has them.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
@@ -21,6 +25,8 @@ pub(super) struct Plan<'a> {
     streams: bool,
     /// Tries made besides the first.
     made: u32,
+    /// Endpoints that refused, for another one was there.
+    passed_over: u32,
     /// Identifiers of the endpoints tried.
     pub(super) tried: Vec<u64>,
 }
@@ -50,7 +56,7 @@ impl<'a> Plan<'a> {
     pub(super) fn of(retries: &'a Retries, method: &Method, http2: bool) -> Self {
         let repeats = retries.methods.contains(method.as_str());
         let streams = http2 && retries.on.contains(&RetryOn::RefusedStream);
-        Self { retries, repeats, streams, made: 0, tried: Vec::new() }
+        Self { retries, repeats, streams, made: 0, passed_over: 0, tried: Vec::new() }
     }
 
     /// Whether a try that was sent may be followed by another.
@@ -66,6 +72,17 @@ impl<'a> Plan<'a> {
     /// Counts one more try.
     pub(super) fn count(&mut self) {
         self.made += 1;
+    }
+
+    /// Passes over an endpoint that refused the connection, when the policy tries again at all: as long as another is left,
+    /// that is no try. Pods that end together refuse together, until news of them arrives.
+    pub(super) fn passes_over(&mut self, ending: Ending) -> bool {
+        let passes = ending == Ending::Unsent(Error::ConnectFailed)
+            && self.wanted(ending).is_some()
+            && self.is_left()
+            && self.passed_over < PASSED_OVER;
+        self.passed_over += u32::from(passes);
+        passes
     }
 
     /// What another try costs after this end of one; None when none may follow.
@@ -158,6 +175,18 @@ mod tests {
             assert_eq!(plan.cost(*ending), None, "none is left: {method} {ending:?} with {on:?}");
             assert_eq!(plan.would_repeat(*ending), cost.is_some());
         }
+    }
+
+    #[test]
+    fn endpoints_that_refuse_are_passed_over_up_to_a_bound_where_the_policy_tries_again() {
+        let refused = Ending::Unsent(Error::ConnectFailed);
+        let retries = Retries::default();
+        let mut plan = Plan::of(&retries, &Method::POST, false);
+        assert!(!plan.passes_over(Ending::Unsent(Error::ConnectTimeout)), "that took its time");
+        assert_eq!((0..100).filter(|_| plan.passes_over(refused)).count(), 10);
+        assert_eq!(plan.cost(refused), Some(Cost::Nothing), "none of them was a try");
+        let none = Retries { attempts: 0, ..retries };
+        assert!(!Plan::of(&none, &Method::GET, false).passes_over(refused));
     }
 
     #[test]
