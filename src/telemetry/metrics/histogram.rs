@@ -35,7 +35,7 @@ impl<T: Default> Shards<T> {
 
     /// The shard of a thread, which alone may write it.
     pub(super) fn of(&self, thread: usize) -> &T {
-        self.0[thread % self.0.len()].get_or_init(Box::default)
+        self.0[thread.min(self.0.len() - 1)].get_or_init(Box::default)
     }
 
     /// The shards of threads that have counted.
@@ -55,25 +55,48 @@ pub(super) struct Scale {
     bounds: &'static [f64],
     /// Native buckets: 2 to the power of it for each power of two.
     schema: i32,
+    /// Where those begin, as mantissas.
+    fractions: &'static [u64],
     /// Native buckets begin at this power of two, and what is less counts as zero.
     lowest: i32,
     /// One of what is recorded, in the unit of the metric.
     unit: f64,
 }
 
+/// The bits of a number that say where it is between two powers of two.
+const MANTISSA: u64 = (1 << 52) - 1;
+
+/// Mantissas of 2 to the power of no eighth, of one eighth, and so on.
+const EIGHTHS: [u64; 8] = [
+    0,
+    1.090_507_732_665_257_7_f64.to_bits() & MANTISSA,
+    1.189_207_115_002_721_f64.to_bits() & MANTISSA,
+    1.296_839_554_651_009_7_f64.to_bits() & MANTISSA,
+    std::f64::consts::SQRT_2.to_bits() & MANTISSA,
+    1.542_210_825_407_940_7_f64.to_bits() & MANTISSA,
+    1.681_792_830_507_429_f64.to_bits() & MANTISSA,
+    1.834_008_086_409_342_4_f64.to_bits() & MANTISSA,
+];
+
 /// Durations, recorded in microseconds: classic buckets from 1 ms to 60 s, native ones from 61 µs to 256 s, each 9 % above
 /// the one before. The last holds what is longer too.
 pub(super) static DURATION: Scale = Scale {
     bounds: &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0],
     schema: 3,
+    fractions: &EIGHTHS,
     lowest: -14,
     unit: 1e-6,
 };
 
 /// Sizes, recorded in bytes: classic buckets from 100 bytes to 100 MB, native ones from 16 bytes to 4 GiB, two for each
 /// power of two. The last holds what is larger too.
-pub(super) static SIZE: Scale =
-    Scale { bounds: &[100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8], schema: 1, lowest: 4, unit: 1.0 };
+pub(super) static SIZE: Scale = Scale {
+    bounds: &[100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8],
+    schema: 1,
+    fractions: &[EIGHTHS[0], EIGHTHS[4]],
+    lowest: 4,
+    unit: 1.0,
+};
 
 /// Most classic buckets, the infinite one with them.
 const CLASSIC: usize = 16;
@@ -148,11 +171,15 @@ impl<const N: usize> Histogram<N> {
 }
 
 impl Scale {
-    /// The place of a value among the native buckets; None for what is nearly nothing.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number, and none below zero")]
+    /// The place of a value, which is not below zero, among the native buckets; None for what is nearly nothing.
+    ///
+    /// It reads exponent and mantissa: a logarithm costs more than all else that is counted of a request.
     fn native(&self, value: f64) -> Option<usize> {
-        let above = (value.log2() - f64::from(self.lowest)) * f64::from(1 << self.schema);
-        (above > 0.0).then(|| above.ceil() as usize - 1)
+        let bits = value.to_bits();
+        let power = i64::try_from(bits >> 52).unwrap_or(i64::MAX) - 1023 - i64::from(self.lowest);
+        let begun = self.fractions.iter().filter(|begin| bits & MANTISSA > **begin).count();
+        let above = usize::try_from(power << self.schema).ok()? + begun;
+        above.checked_sub(1)
     }
 }
 
