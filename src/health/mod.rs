@@ -350,7 +350,7 @@ mod tests {
                 policy: Arc::new(policy),
             };
             let model = Model { backends: BTreeMap::from([(id, Arc::new(backend))]), ..Model::default() };
-            self.live.publish(Arc::new(Compiled { model, problems: Vec::new() }));
+            self.live.publish(Arc::new(Compiled { model, ..Compiled::default() }));
             self.published.notify_one();
         }
 

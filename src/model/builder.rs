@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{Action, Backend, BackendId, Certificate, Model, Origin, Problem, ProblemKind, Route, Unavailable};
+use super::{
+    Action, Backend, BackendId, Certificate, Compiled, Loss, Lost, Model, Origin, Problem, ProblemKind, Provenance,
+    Route, SettingsOrigin, Unavailable,
+};
 use crate::{
     filters::Filter,
     matching::{HostPattern, PathPattern},
@@ -19,6 +22,7 @@ use crate::{
 pub struct Builder {
     model: Model,
     problems: Vec<Problem>,
+    provenance: Provenance,
     claims: BTreeMap<(HostPattern, Option<PathPattern>), Origin>,
 }
 
@@ -56,8 +60,10 @@ impl Builder {
                     None => format!("the default backend of host {}", route.host),
                     Some(path) => format!("host {} {path}", route.host),
                 };
-                let kind = ProblemKind::Conflict { what, winner: holder.get().clone() };
-                self.problems.push(Problem { origin: route.origin, field: route.field, kind });
+                let winner = holder.get().clone();
+                let kind = ProblemKind::Conflict { what, winner: winner.clone() };
+                self.problems.push(Problem { origin: route.origin.clone(), field: route.field.clone(), kind });
+                self.provenance.lost.push(lost(route, winner));
             }
             Entry::Vacant(claim) => {
                 claim.insert(route.origin.clone());
@@ -78,9 +84,10 @@ impl Builder {
     /// Claims the class-wide default backend: what no host took.
     pub fn default_route(&mut self, route: Route) {
         if let Some(holder) = &self.model.default {
-            let kind =
-                ProblemKind::Conflict { what: "the class-wide default backend".into(), winner: holder.origin.clone() };
-            self.problems.push(Problem { origin: route.origin, field: route.field, kind });
+            let winner = holder.origin.clone();
+            let kind = ProblemKind::Conflict { what: "the class-wide default backend".into(), winner: winner.clone() };
+            self.problems.push(Problem { origin: route.origin.clone(), field: route.field.clone(), kind });
+            self.provenance.lost.push(lost(route, winner));
             return;
         }
         self.model.default = Some(Arc::new(route));
@@ -115,9 +122,35 @@ impl Builder {
         self.model.default_certificate = Some(certificate);
     }
 
+    /// Takes down a rule that becomes no route.
+    pub fn lost(&mut self, lost: Lost) {
+        self.provenance.lost.push(lost);
+    }
+
+    /// Takes down when an object was created, in seconds since 1970.
+    pub fn created(&mut self, origin: Origin, seconds: i64) {
+        self.provenance.created.insert(origin, seconds);
+    }
+
+    /// Takes down where the settings of a backend come from.
+    pub fn settings(&mut self, id: BackendId, origin: SettingsOrigin) {
+        self.provenance.settings.insert(id, origin);
+    }
+
+    /// Takes over what is known of the origins of a part.
+    pub fn provenance(&mut self, part: &Provenance) {
+        let Provenance { places, created, lost, settings } = part.clone();
+        self.provenance.places.extend(places);
+        self.provenance.created.extend(created);
+        self.provenance.lost.extend(lost);
+        for (id, origin) in settings {
+            self.provenance.settings.entry(id).or_insert(origin);
+        }
+    }
+
     /// The model and what was wrong, with each host's routes strongest first.
-    pub fn finish(self) -> (Model, Vec<Problem>) {
-        let Self { mut model, mut problems, .. } = self;
+    pub fn finish(self) -> Compiled {
+        let Self { mut model, mut problems, provenance, .. } = self;
         let backends = std::mem::take(&mut model.backends);
         for (pattern, host) in &mut model.hosts {
             let covered = model.certificates.contains_key(pattern)
@@ -134,8 +167,13 @@ impl Builder {
         model.backends = backends;
         problems.sort();
         problems.dedup();
-        (model, problems)
+        Compiled { model, problems, provenance }
     }
+}
+
+fn lost(route: Route, winner: Origin) -> Lost {
+    let Route { origin, field, host, path, .. } = route;
+    Lost { origin, field, host, path, why: Loss::Conflict(winner) }
 }
 
 /// Keeps the invariants: no route names a missing backend, no plain host redirects to TLS unless forced.

@@ -10,6 +10,7 @@ mod endpoint_tls;
 mod origin;
 mod policy;
 mod problem;
+mod provenance;
 mod route;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -26,6 +27,7 @@ pub use policy::{
     Probe, ProxyProtocol, Retries, RetryOn, SameSite, ServerErrors, Timeouts, ZonePreference,
 };
 pub use problem::{Problem, ProblemKind, Severity};
+pub use provenance::{Loss, Lost, Place, Provenance, SettingsOrigin};
 pub use route::{Action, Route, Unavailable};
 
 use crate::matching::HostPattern;
@@ -61,4 +63,7 @@ pub struct Compiled {
     pub model: Model,
     /// What was wrong, sorted.
     pub problems: Vec<Problem>,
+    /// Where it comes from.
+    #[serde(skip)]
+    pub provenance: Provenance,
 }

@@ -8,7 +8,7 @@ mod watch;
 
 use std::{
     collections::BTreeMap,
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -17,6 +17,8 @@ pub use watch::run;
 use self::document::{Entry, Object};
 use super::kubernetes::{Objects, Settings};
 use crate::model::{Origin, Problem, ProblemKind};
+
+pub use crate::model::Place;
 
 /// What files hold.
 #[derive(Clone, Debug, Default)]
@@ -27,23 +29,6 @@ pub struct Loaded {
     pub places: BTreeMap<Origin, Place>,
     /// Files that could not be read at all.
     pub errors: Vec<Unreadable>,
-}
-
-/// Where an object stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Path of the file.
-    pub file: PathBuf,
-    /// Number of the YAML document in it, from one.
-    pub document: usize,
-    /// Number of the document's first line, its `---` when it has one, from one.
-    pub line: usize,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.document)
-    }
 }
 
 /// A file or folder that could not be read.

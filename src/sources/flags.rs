@@ -96,8 +96,7 @@ pub fn compile(urls: &[BackendUrl], certificate: Option<&Arc<Certificate>>) -> C
     if let Some(certificate) = certificate {
         builder.default_certificate(Arc::clone(certificate));
     }
-    let (model, problems) = builder.finish();
-    Compiled { model, problems }
+    builder.finish()
 }
 
 /// One backend of all the URLs, and a route that takes every request to it. No URL adds nothing.

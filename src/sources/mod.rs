@@ -25,6 +25,7 @@ pub fn merge(parts: &[Arc<Compiled>]) -> Compiled {
     let mut builder = Builder::new();
     let mut default_certificate = None;
     for part in parts {
+        builder.provenance(&part.provenance);
         for problem in &part.problems {
             builder.problem(problem.clone());
         }
@@ -54,8 +55,7 @@ pub fn merge(parts: &[Arc<Compiled>]) -> Compiled {
     if let Some(certificate) = default_certificate {
         builder.default_certificate(Arc::clone(certificate));
     }
-    let (model, problems) = builder.finish();
-    Compiled { model, problems }
+    builder.finish()
 }
 
 /// Merges several sources into one: sends once all have sent, then on each change, until all have gone.
@@ -118,8 +118,7 @@ mod tests {
             builder.default_certificate(Arc::clone(&certificate));
             builder.tls(&certificate.origin, "", name.parse().unwrap(), Some(Arc::clone(&certificate)));
             builder.host_with_tls("plain.example".parse().unwrap());
-            let (model, problems) = builder.finish();
-            Arc::new(Compiled { model, problems })
+            Arc::new(builder.finish())
         };
         let model = merge(&[Arc::default(), part("a.example"), part("b.example")]).model;
         assert_eq!(model.default_certificate.unwrap().names, ["a.example"]);

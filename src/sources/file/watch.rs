@@ -159,6 +159,8 @@ impl State {
         self.contents = contents;
         let cluster = Cluster::read(loaded.objects);
         self.certificates.update(&cluster);
-        kubernetes::compile(&cluster, &self.certificates, &self.settings)
+        let mut compiled = kubernetes::compile(&cluster, &self.certificates, &self.settings);
+        compiled.provenance.places = loaded.places;
+        compiled
     }
 }

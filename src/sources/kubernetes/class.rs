@@ -42,6 +42,13 @@ pub fn is_ours(ingress: &Ingress, cluster: &Cluster, settings: &Settings) -> boo
     }
 }
 
+/// The class that an Ingress names.
+pub(super) fn named(ingress: &Ingress) -> Option<String> {
+    let by_spec = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.clone());
+    let by_annotation = || ingress.annotations().get(CLASS_ANNOTATION).cloned().filter(|name| !name.is_empty());
+    by_spec.filter(|name| !name.is_empty()).or_else(by_annotation)
+}
+
 fn is_own_name(name: &str, settings: &Settings) -> bool {
     name == settings.ingress_class.as_deref().unwrap_or(OWN_CLASS)
 }

@@ -7,14 +7,14 @@ use k8s_openapi::api::networking::v1::ServiceBackendPort;
 use super::{
     Certificates, Cluster, ObjectKey,
     annotations::Options,
-    class::is_ours,
+    class::{self, is_ours},
     ingress,
     policies::Policies,
     services::{self, Backends},
 };
 use crate::{
     matching::HostPattern,
-    model::{Action, Builder, Compiled, Origin, Problem, Route},
+    model::{Action, Builder, Compiled, Loss, Origin, Problem, Route},
 };
 
 /// What compilation is told besides the objects.
@@ -74,8 +74,12 @@ pub fn compile(cluster: &Cluster, certificates: &Certificates, settings: &Settin
     }
     let policies = Policies::read(cluster, certificates, &mut builder);
     let backends = Backends { cluster, settings, policies };
-    for object in cluster.ingresses.iter().filter(|ingress| is_ours(ingress, cluster, settings)) {
-        ingress::compile(&mut builder, object, &backends, certificates);
+    for object in &cluster.ingresses {
+        if is_ours(object, cluster, settings) {
+            ingress::compile(&mut builder, object, &backends, certificates);
+        } else {
+            ingress::lose(&mut builder, object, &class::named(object).map_or(Loss::NoClass, Loss::OtherClass));
+        }
     }
     if let Some((service, port)) = &settings.default_backend {
         default_backend(&mut builder, &backends, service, port);
@@ -83,8 +87,7 @@ pub fn compile(cluster: &Cluster, certificates: &Certificates, settings: &Settin
     if let Some(key) = &settings.default_certificate {
         default_certificate(&mut builder, key, certificates);
     }
-    let (model, problems) = builder.finish();
-    Compiled { model, problems }
+    builder.finish()
 }
 
 fn default_backend(builder: &mut Builder, backends: &Backends<'_>, service: &ObjectKey, port: &ServiceBackendPort) {

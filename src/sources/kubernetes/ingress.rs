@@ -15,7 +15,7 @@ use super::{
 use crate::{
     filters::{Filter, HttpsRedirect},
     matching::{HostPattern, NormalPath, PathPattern},
-    model::{Action, Builder, Certificate, Origin, Problem, ProblemKind, Route, Unavailable},
+    model::{Action, Builder, Certificate, Loss, Lost, Origin, Problem, ProblemKind, Route, Unavailable},
 };
 
 /// Adds the routes and certificates of an Ingress that is ours.
@@ -26,7 +26,9 @@ pub(super) fn compile(builder: &mut Builder, ingress: &Ingress, backends: &Backe
     for (field, kind) in problems {
         builder.problem(Problem { origin: origin.clone(), field, kind });
     }
+    created(builder, &origin, ingress);
     if options.role == Role::Canary {
+        lose(builder, ingress, &Loss::Canary);
         let kind = ProblemKind::Unsupported("canary: the routes of this Ingress are left out".into());
         let field = "metadata.annotations[nginx.ingress.kubernetes.io/canary]".into();
         builder.problem(Problem { origin, field, kind });
@@ -39,6 +41,38 @@ pub(super) fn compile(builder: &mut Builder, ingress: &Ingress, backends: &Backe
     compiler.default_backend(spec, &hosts);
     for (i, tls) in spec.tls.iter().flatten().enumerate() {
         compiler.tls(&format!("spec.tls[{i}]"), tls, &hosts);
+    }
+}
+
+/// Takes the rules of an Ingress down that become no routes.
+pub(super) fn lose(builder: &mut Builder, ingress: &Ingress, why: &Loss) {
+    let origin = Origin::new("Ingress", ingress.namespace().unwrap_or_default(), ingress.name_any());
+    created(builder, &origin, ingress);
+    let mut lose = |field: String, host: &str, path: Option<PathPattern>| {
+        if let Ok(host) = host.parse() {
+            builder.lost(Lost { origin: origin.clone(), field, host, path, why: why.clone() });
+        }
+    };
+    let Some(spec) = &ingress.spec else { return };
+    for (i, rule) in spec.rules.iter().flatten().enumerate() {
+        let host = rule.host.as_deref().unwrap_or_default();
+        for (j, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+            if let Ok(pattern) = pattern(path) {
+                lose(format!("spec.rules[{i}].http.paths[{j}]"), host, Some(pattern));
+            }
+        }
+        if spec.default_backend.is_some() {
+            lose("spec.defaultBackend".to_owned(), host, None);
+        }
+    }
+    if spec.rules.as_ref().is_none_or(Vec::is_empty) && spec.default_backend.is_some() {
+        lose("spec.defaultBackend".to_owned(), "", None);
+    }
+}
+
+fn created(builder: &mut Builder, origin: &Origin, ingress: &Ingress) {
+    if let Some(time) = &ingress.metadata.creation_timestamp {
+        builder.created(origin.clone(), time.0.as_second());
     }
 }
 

@@ -23,10 +23,20 @@ type Target = (ObjectKey, Option<String>);
 /// The policies in force.
 #[derive(Debug, Default)]
 pub(super) struct Policies {
-    by_target: BTreeMap<Target, (Arc<Converted>, Origin)>,
+    by_target: BTreeMap<Target, Claimed>,
     /// Services that a policy with `tls` names in a target that is refused: nothing is sent to them in clear text.
     closed: BTreeSet<ObjectKey>,
-    default: Arc<Converted>,
+    default: Claimed,
+}
+
+/// A policy that claimed a target.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claimed {
+    pub(super) policy: Arc<Converted>,
+    /// The object; None where there is none.
+    pub(super) origin: Option<Origin>,
+    /// Fields that differ from their defaults.
+    pub(super) fields: Arc<BTreeSet<String>>,
 }
 
 impl Policies {
@@ -40,22 +50,29 @@ impl Policies {
     }
 
     /// The policy for a port. One that names the port beats one for the whole Service.
-    pub(super) fn find(&self, service: &ObjectKey, port_name: Option<&str>) -> Arc<Converted> {
+    pub(super) fn find(&self, service: &ObjectKey, port_name: Option<&str>) -> Claimed {
         let of_port = port_name.and_then(|name| self.by_target.get(&(service.clone(), Some(name.to_owned()))));
         let found = of_port.or_else(|| self.by_target.get(&(service.clone(), None)));
-        let policy = found.map_or(&self.default, |(policy, _)| policy);
-        if self.closed.contains(service) { Arc::new(policy.closed()) } else { Arc::clone(policy) }
+        let mut claimed = found.unwrap_or(&self.default).clone();
+        if self.closed.contains(service) {
+            claimed.policy = Arc::new(claimed.policy.closed());
+        }
+        claimed
     }
 
     fn claim(&mut self, object: &BackendPolicy, cluster: &Cluster, certificates: &Certificates, builder: &mut Builder) {
         let namespace = object.namespace().unwrap_or_default();
         let origin = Origin::new("BackendPolicy", namespace.as_str(), object.name_any());
+        if let Some(time) = &object.metadata.creation_timestamp {
+            builder.created(origin.clone(), time.0.as_second());
+        }
         let mut problem = |field: String, kind| {
             builder.problem(Problem { origin: origin.clone(), field: format!("spec.{field}"), kind });
         };
         let spec = &object.spec;
         let mut refusals = Refusals::default();
         let converted = Arc::new(policy::convert(spec, &certificates.of(&namespace), &mut refusals));
+        let fields = Arc::new(policy::written(spec, &refusals));
         for (field, kind) in refusals.0 {
             problem(field, kind);
         }
@@ -73,12 +90,13 @@ impl Policies {
                 continue;
             }
             let key = (key, target.section_name.clone());
-            if let Some((_, winner)) = self.by_target.get(&key) {
+            if let Some(winner) = self.by_target.get(&key).and_then(|claimed| claimed.origin.as_ref()) {
                 let port = target.section_name.as_ref().map(|name| format!(" port {name}")).unwrap_or_default();
                 let what = format!("the policy of Service {namespace}/{}{port}", target.name);
                 problem(format!("targetRefs[{i}]"), ProblemKind::Conflict { what, winner: winner.clone() });
             } else {
-                self.by_target.insert(key, (Arc::clone(&converted), origin.clone()));
+                let (policy, fields) = (Arc::clone(&converted), Arc::clone(&fields));
+                self.by_target.insert(key, Claimed { policy, origin: Some(origin.clone()), fields });
             }
         }
     }

@@ -1,6 +1,10 @@
 //! Services and their endpoints: what an Ingress names, resolved into a [`Backend`].
 
-use std::{collections::BTreeMap, net::IpAddr, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+};
 
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort, ServiceSpec},
@@ -20,7 +24,7 @@ use crate::{
     matching::HostPattern,
     model::{
         Action, Address, Backend, BackendId, BackendTarget, Builder, Endpoint, Origin, Problem, ProblemKind, Protocol,
-        Scope, Unavailable, Variant,
+        Scope, SettingsOrigin, Unavailable, Variant,
     },
 };
 
@@ -69,7 +73,8 @@ impl Backends<'_> {
             return Err((SERVICE, ProblemKind::ExternalNameOff(origin)));
         }
         let (number, service_port) = find_port(service, &origin, port)?;
-        let converted = self.policies.find(key, service_port.and_then(|port| port.name.as_deref()));
+        let claimed = self.policies.find(key, service_port.and_then(|port| port.name.as_deref()));
+        let converted = &claimed.policy;
         let of_port = service_port.map(protocol_of).unwrap_or_default();
         let own = converted.protocol(of_port, None);
         let protocol = converted.protocol(of_port, options.protocol);
@@ -98,6 +103,9 @@ impl Backends<'_> {
                 }
             }
         };
+        let app_protocol = service_port.and_then(|port| port.app_protocol.clone());
+        let (policy_origin, fields) = (claimed.origin.clone(), Arc::clone(&claimed.fields));
+        builder.settings(id.clone(), SettingsOrigin { policy: policy_origin, fields, app_protocol });
         builder.backend(Backend {
             id: id.clone(),
             protocol,

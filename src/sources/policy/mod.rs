@@ -17,6 +17,7 @@ mod size;
 mod time;
 mod timeouts;
 mod tls;
+mod written;
 
 pub use affinity::{AffinityModeName, Cookie, SameSiteName, SessionAffinity};
 pub use connections::Connections;
@@ -32,6 +33,7 @@ pub use tls::{CertificateReference, CertificateReferenceKind, Reference, Referen
 
 pub(super) use refusals::Refusals;
 pub(super) use tls::{Judged, References};
+pub(super) use written::written;
 
 use std::sync::Arc;
 
