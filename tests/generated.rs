@@ -68,6 +68,38 @@ fn the_reference_of_flags_is_that_of_the_command_line() {
     assert!(written == generated || env::var_os("PIERHEAD_UPDATE").is_some(), "run with PIERHEAD_UPDATE=1");
 }
 
+#[test]
+fn the_reference_of_annotations_is_that_of_the_table() {
+    use pierhead::sources::kubernetes::annotations::{documentation, ignored};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/annotations.md");
+    let written = fs::read_to_string(&path).unwrap();
+    let (by_hand, _) = written.split_once("-->\n").expect("the mark of what is generated");
+    let mut generated = format!("{by_hand}-->\n\n## With an effect\n\n| Annotation | |\n|---|---|\n");
+    for row in documentation().filter(|row| !row.protects) {
+        let only = if row.has_own_prefix { "" } else { " (under `nginx.ingress.kubernetes.io/` only)" };
+        writeln!(generated, "| `{}`{only} | {} |", row.name, row.doc).unwrap();
+    }
+    generated.push_str(
+        "\n## Refused, because they protect\n\nNot supported yet. A route that asks for one of them answers 503 \
+         (`unprotected`) rather than being served\nwithout it, except where its value protects nothing, such as `off`.\n\n\
+         | Annotation | |\n|---|---|\n",
+    );
+    for row in documentation().filter(|row| row.protects) {
+        writeln!(generated, "| `{}` | {} |", row.name, row.doc).unwrap();
+    }
+    generated.push_str(
+        "\n## Without effect\n\nKeys of ingress-nginx that protect nothing and have no effect here. They are told as \
+         `IgnoredAnnotation`.\n\n",
+    );
+    for name in ignored() {
+        writeln!(generated, "- `{name}`").unwrap();
+    }
+    if env::var_os("PIERHEAD_UPDATE").is_some() {
+        fs::write(&path, &generated).unwrap();
+    }
+    assert!(written == generated || env::var_os("PIERHEAD_UPDATE").is_some(), "run with PIERHEAD_UPDATE=1");
+}
+
 /// A command with its arguments, then a table of flags for each group of its help.
 fn write_command(text: &mut String, command: &clap::Command) {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();

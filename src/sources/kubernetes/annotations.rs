@@ -283,9 +283,32 @@ pub(super) fn read(ingress: &Ingress) -> (Options, Vec<(String, ProblemKind)>) {
     (options, problems)
 }
 
-/// The documentation of every annotation with an effect: key below the prefix and what it is for.
-pub fn documentation() -> impl Iterator<Item = (&'static str, &'static str)> {
-    TABLE.iter().map(|annotation| (annotation.name, annotation.doc))
+/// What an annotation does, for its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Documented {
+    /// Key below the prefix.
+    pub name: &'static str,
+    /// It is read under `pierhead.dev/` too, not under `nginx.ingress.kubernetes.io/` alone.
+    pub has_own_prefix: bool,
+    /// It protects the route, which answers 503 because that is not supported.
+    pub protects: bool,
+    /// What it is for, in one line.
+    pub doc: &'static str,
+}
+
+/// Every annotation with an effect, in the order of the table.
+pub fn documentation() -> impl Iterator<Item = Documented> {
+    TABLE.iter().map(|annotation| Documented {
+        name: annotation.name,
+        has_own_prefix: annotation.prefixes == Prefixes::Both,
+        protects: matches!(annotation.effect, Effect::Protects(_)),
+        doc: annotation.doc,
+    })
+}
+
+/// The keys of ingress-nginx that protect nothing and have no effect here, in alphabetical order.
+pub fn ignored() -> &'static [&'static str] {
+    IGNORED
 }
 
 enum Row {
