@@ -116,8 +116,13 @@ fn errors_of_yaml_name_the_line_in_the_file() {
 }
 
 fn check(paths: &[&Path]) -> (ExitCode, String) {
+    check_as(paths, check::Output::Text)
+}
+
+fn check_as(paths: &[&Path], output: check::Output) -> (ExitCode, String) {
     let args = Args {
         paths: paths.iter().map(|path| path.to_path_buf()).collect(),
+        output,
         ingress_class: None,
         controller_name: Settings::default().controller_name,
         allow_external_name: false,
@@ -257,4 +262,25 @@ async fn a_link_that_leads_nowhere_keeps_the_last_content_and_is_told() {
     fs::write(folder.path().join("b.yaml"), ingress("b", "b.example")).unwrap();
     let compiled = running.until("the other file", |compiled| hosts(compiled) == ["a.example", "b.example"]).await;
     assert!(compiled.problems.iter().any(|problem| problem.origin.name.ends_with("a.yaml")), "{:?}", compiled.problems);
+}
+
+#[test]
+fn findings_are_told_to_programs_and_to_workflows() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("shop.yaml");
+    fs::write(&path, format!("{SERVICE}{}", ingress("shop", "A_B"))).unwrap();
+    let (code, out) = check_as(&[&path], check::Output::Json);
+    assert_eq!(code, ExitCode::from(1));
+    let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&out["ingresses"], &out["otherClasses"]), (&1.into(), &0.into()), "{out}");
+    let finding = &out["findings"][0];
+    assert_eq!(finding["file"], path.to_str().unwrap(), "{out}");
+    assert_eq!((&finding["severity"], &finding["reason"]), (&"error".into(), &"InvalidValue".into()), "{out}");
+    assert!(finding["line"].as_u64().unwrap() > 1 && finding["field"] == "spec.rules[0].host", "{out}");
+    let (code, out) = check_as(&[&path], check::Output::Github);
+    assert_eq!(code, ExitCode::from(1));
+    let start = format!("::error file={},line={},title=InvalidValue::Ingress ", path.display(), finding["line"]);
+    assert!(out.starts_with(&start) && out.lines().last().unwrap().contains("1 errors"), "{out}");
+    let missing = folder.path().join("missing");
+    assert_eq!(check_as(&[&missing], check::Output::Json).0, ExitCode::from(2));
 }

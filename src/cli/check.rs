@@ -7,10 +7,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::builder::BoolishValueParser;
+use clap::{ValueEnum, builder::BoolishValueParser};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::{
-    model::{Compiled, Origin, Severity},
+    model::{Origin, Problem, Severity},
     sources::{
         file::{self, Place},
         kubernetes::{Certificates, Cluster, Settings, compile, is_ours},
@@ -23,6 +25,9 @@ pub struct Args {
     /// Manifest files, or folders of them
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
     /// Serve only Ingresses of this class
     #[arg(long, env = "PIERHEAD_INGRESS_CLASS", value_name = "NAME", help_heading = "Kubernetes")]
     pub ingress_class: Option<String>,
@@ -38,6 +43,36 @@ pub struct Args {
     /// Allow Services of type `ExternalName`
     #[arg(long, env = "PIERHEAD_ALLOW_EXTERNAL_NAME", value_parser = BoolishValueParser::new(), help_heading = "Kubernetes")]
     pub allow_external_name: bool,
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A line each, for people.
+    #[default]
+    Text,
+    /// One object: `findings`, and the counts of the last line of the text.
+    Json,
+    /// Commands of a GitHub workflow, which shows them at their lines.
+    Github,
+}
+
+/// Something that is wrong, and where.
+#[derive(Debug, Serialize)]
+struct Finding {
+    severity: &'static str,
+    /// Path of the file; None for what stands in none.
+    file: Option<String>,
+    /// First line of the YAML document, from one.
+    line: Option<usize>,
+    /// Number of the YAML document in the file, from one.
+    document: Option<usize>,
+    /// The object; None for a file that cannot be read.
+    origin: Option<String>,
+    field: String,
+    /// One word.
+    reason: &'static str,
+    message: String,
 }
 
 /// Checks the files and prints what is wrong with them.
@@ -60,15 +95,36 @@ pub fn check(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut certificates = Certificates::new();
     certificates.update(&cluster);
     let compiled = compile(&cluster, &certificates, &settings);
-    for error in &loaded.errors {
-        writeln!(out, "error: {error}")?;
-    }
-    print_problems(&compiled, &loaded.places, out)?;
+    let findings: Vec<Finding> = loaded
+        .errors
+        .iter()
+        .map(unreadable)
+        .chain(compiled.problems.iter().map(|problem| finding(problem, &loaded.places)))
+        .collect();
     let ours = cluster.ingresses.iter().filter(|ingress| is_ours(ingress, &cluster, &settings)).count();
     let other = cluster.ingresses.len() - ours;
-    let count = |severity| compiled.problems.iter().filter(|problem| problem.kind.severity() == severity).count();
-    let (errors, warnings) = (count(Severity::Error) + loaded.errors.len(), count(Severity::Warning));
-    writeln!(out, "{ours} Ingresses checked, {other} of other classes left out: {errors} errors, {warnings} warnings")?;
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings) = (count("error"), count("warning"));
+    let summary =
+        format!("{ours} Ingresses checked, {other} of other classes left out: {errors} errors, {warnings} warnings");
+    match args.output {
+        Output::Text => {
+            for finding in &findings {
+                writeln!(out, "{}", finding.text())?;
+            }
+            writeln!(out, "{summary}")?;
+        }
+        Output::Json => {
+            let counts = json!({ "findings": findings, "ingresses": ours, "otherClasses": other, "errors": errors, "warnings": warnings });
+            writeln!(out, "{counts:#}")?;
+        }
+        Output::Github => {
+            for finding in &findings {
+                writeln!(out, "{}", finding.command())?;
+            }
+            writeln!(out, "{summary}")?;
+        }
+    }
     let missing = args.paths.iter().any(|path| std::fs::metadata(path).is_err());
     Ok(match (missing, errors + warnings) {
         (true, _) => ExitCode::from(2),
@@ -77,16 +133,81 @@ pub fn check(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print_problems(compiled: &Compiled, places: &BTreeMap<Origin, Place>, out: &mut impl Write) -> io::Result<()> {
-    for problem in &compiled.problems {
-        let severity = match problem.kind.severity() {
+fn unreadable(unreadable: &file::Unreadable) -> Finding {
+    Finding {
+        severity: "error",
+        file: Some(unreadable.file.display().to_string()),
+        line: None,
+        document: None,
+        origin: None,
+        field: String::new(),
+        reason: "Unreadable",
+        message: unreadable.error.clone(),
+    }
+}
+
+fn finding(problem: &Problem, places: &BTreeMap<Origin, Place>) -> Finding {
+    let place = places.get(&problem.origin);
+    Finding {
+        severity: match problem.kind.severity() {
             Severity::Error => "error",
             Severity::Warning => "warning",
-        };
-        match places.get(&problem.origin) {
-            Some(place) => writeln!(out, "{severity}: {place}: {problem}")?,
-            None => writeln!(out, "{severity}: {problem}")?,
-        }
+        },
+        file: place.map(|place| place.file.display().to_string()),
+        line: place.map(|place| place.line),
+        document: place.map(|place| place.document),
+        origin: Some(problem.origin.to_string()),
+        field: problem.field.clone(),
+        reason: problem.kind.reason(),
+        message: problem.kind.to_string(),
     }
-    Ok(())
+}
+
+impl Finding {
+    /// `severity: file:document: object: field: message`, without what there is not.
+    fn text(&self) -> String {
+        let file = self.file.as_ref().map(|file| match self.document {
+            Some(document) => format!("{file}:{document}"),
+            None => file.clone(),
+        });
+        let field = Some(&self.field).filter(|field| !field.is_empty());
+        let parts = [Some(&self.severity.to_owned()), file.as_ref(), self.origin.as_ref(), field, Some(&self.message)];
+        parts.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(": ")
+    }
+
+    /// `::error file=…,line=…,title=…::message`. Properties and messages escape what ends them.
+    fn command(&self) -> String {
+        let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+        let file = self.file.as_ref().map(|file| format!("file={},", property(file))).unwrap_or_default();
+        let line = self.line.map(|line| format!("line={line},")).unwrap_or_default();
+        let object = [self.origin.as_deref().unwrap_or_default(), self.field.as_str()];
+        let object: Vec<&str> = object.into_iter().filter(|part| !part.is_empty()).collect();
+        let message = data(&[&*object.join(": "), &*self.message].join(if object.is_empty() { "" } else { ": " }));
+        format!("::{} {file}{line}title={}::{message}", self.severity, property(self.reason))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_of_a_workflow_escape_what_would_end_them() {
+        let finding = Finding {
+            severity: "error",
+            file: Some("a,b:c%.yaml".to_owned()),
+            line: Some(7),
+            document: Some(2),
+            origin: Some("Ingress shop/main".to_owned()),
+            field: "spec.rules[0].host".to_owned(),
+            reason: "InvalidValue",
+            message: "50 %\r\nof it: wrong".to_owned(),
+        };
+        assert_eq!(
+            finding.command(),
+            "::error file=a%2Cb%3Ac%25.yaml,line=7,title=InvalidValue::Ingress shop/main: spec.rules[0].host: \
+             50 %25%0D%0Aof it: wrong"
+        );
+    }
 }
