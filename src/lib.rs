@@ -12,6 +12,7 @@
 //! | [`routing`] | the model, indexed and joined with live state |
 //! | [`transport`] | connections to endpoints |
 //! | [`health`] | probes endpoints and tells `routing` which are fit |
+//! | [`explain`] | says why a request gets the answer it gets |
 //! | [`proxy`], [`admin`] | serve traffic; tell operators about it |
 //! | [`app`], [`cli`] | wire the halves together |
 
@@ -19,6 +20,7 @@ pub mod admin;
 pub mod app;
 pub mod balance;
 pub mod cli;
+pub mod explain;
 pub mod filters;
 pub mod health;
 pub mod matching;

@@ -19,11 +19,13 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("transport", &["model"]),
     ("health", &["model", "telemetry", "routing", "transport"]),
     ("proxy", &["matching", "filters", "balance", "model", "telemetry", "routing", "transport"]),
-    ("admin", &["matching", "filters", "balance", "model", "telemetry", "routing"]),
+    // It decides with the parts that decide on requests.
+    ("explain", &["matching", "filters", "balance", "model", "routing", "proxy"]),
+    ("admin", &["matching", "filters", "balance", "model", "telemetry", "routing", "explain"]),
     // These wire the halves together and may see everything.
     ("settings", &["sources", "routing", "proxy", "admin", "telemetry", "model"]),
     ("app", &["model", "telemetry", "sources", "routing", "health", "proxy", "admin", "settings"]),
-    ("cli", &["model", "telemetry", "sources", "routing", "proxy", "admin", "settings", "app"]),
+    ("cli", &["model", "telemetry", "sources", "routing", "explain", "proxy", "admin", "settings", "app"]),
 ];
 
 #[test]

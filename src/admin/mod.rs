@@ -4,6 +4,7 @@
 //! It changes nothing but the level of the process log.
 
 mod debug;
+mod explain;
 mod health;
 mod host;
 mod log_level;
@@ -19,6 +20,8 @@ use std::{
 
 use axum::{Router, http::StatusCode, middleware, routing::get};
 use tokio_util::sync::CancellationToken;
+
+pub use explain::ANSWERED_BY;
 
 use crate::{
     routing::Live,
@@ -137,6 +140,7 @@ fn operator() -> Router<State> {
     page::router()
         .route("/debug/snapshot", get(debug::snapshot))
         .route("/debug/backends", get(debug::backends))
+        .route("/debug/explain", get(explain::explain))
         .merge(log_level::routes())
 }
 

@@ -172,6 +172,11 @@ impl Balancer {
             .or_else(|| rendezvous::choose(&self.identities, is_open, key))
     }
 
+    /// The weight that a candidate has now, as it may start slowly.
+    pub fn weight_now(&self, candidates: &impl Candidates, index: usize) -> f32 {
+        self.shares.weight_now(candidates, index)
+    }
+
     /// The first open one of a walk; where nearly all of it is closed, the open one of highest random weight.
     fn first_open(&self, candidates: &impl Candidates, walk: impl Iterator<Item = usize>, key: u64) -> Option<usize> {
         self.steps(walk).find(|&index| candidates.is_open(index)).or_else(|| self.rendezvous(candidates, key))

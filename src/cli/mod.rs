@@ -7,6 +7,9 @@
 pub mod check;
 #[cfg(feature = "kubernetes")]
 pub mod crds;
+mod explain;
+#[cfg(feature = "kubernetes")]
+mod explain_objects;
 #[cfg(feature = "kubernetes")]
 mod selector;
 mod serve;
@@ -35,6 +38,8 @@ enum Subcommands {
     /// Read manifests as `serve` would and tell what is wrong with them.
     #[cfg(feature = "kubernetes")]
     Check(check::Args),
+    /// Say why a request gets the answer it gets: which rule takes it, what came near, what would be picked.
+    Explain(Box<explain::Args>),
     /// Print the custom resource definitions of this version.
     #[cfg(feature = "kubernetes")]
     Crds(crds::Args),
@@ -62,6 +67,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Subcommands::Serve(args) => args.settings().and_then(crate::app::run),
         #[cfg(feature = "kubernetes")]
         Subcommands::Check(args) => check::run(&args),
+        Subcommands::Explain(args) => explain::run(&args),
         #[cfg(feature = "kubernetes")]
         Subcommands::Crds(args) => crds::run(&args),
     };

@@ -14,16 +14,16 @@ use crate::{
 
 /// What a request says of the endpoint that it belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Affinity {
+pub struct Affinity {
     /// Hash of what the policy hashes requests by.
-    pub(super) key: Option<u64>,
+    pub key: Option<u64>,
     /// Value of the policy's cookie.
-    pub(super) session: Option<u64>,
+    pub session: Option<u64>,
 }
 
 impl Affinity {
     /// Reads a request head as its client sent it.
-    pub(super) fn read(policy: &Policy, uri: &Uri, headers: &HeaderMap, client: IpAddr) -> Self {
+    pub fn read(policy: &Policy, uri: &Uri, headers: &HeaderMap, client: IpAddr) -> Self {
         let key = policy.load_balancing.hash_on.as_ref().and_then(|on| match on {
             HashOn::Header(name) => headers.get(&**name).map(|value| xxh3_64(value.as_bytes())),
             HashOn::Cookie(name) => cookies(headers, name).next().map(xxh3_64),

@@ -20,6 +20,7 @@ use super::{
     connection::{Client, Security},
     headers,
     record::Record,
+    request::{authority, check, text},
     response::{ResponseBody, own, respond, via},
 };
 use crate::{
@@ -28,11 +29,6 @@ use crate::{
     model::{EndpointTls, Protocol, Unavailable},
     routing::{Admission, Entry, Pool, Target},
 };
-
-/// Largest request target in bytes.
-const MAX_TARGET: usize = 16 * 1024;
-/// Most fields of a request head; hyper holds HTTP/1.1 to it, this does HTTP/2.
-const MAX_FIELDS: usize = 100;
 
 /// Serves one request. Whatever happens is an answer.
 pub(super) async fn serve(client: Rc<Client>, request: http::Request<Incoming>) -> Response<ResponseBody> {
@@ -87,7 +83,7 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     async fn run(mut self, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Error> {
         check(&head)?;
-        let authority = authority(&head, self.client)?;
+        let authority = authority(&head, &self.client.local)?;
         let host = RequestHost::parse(text(&authority)?).map_err(|_| Error::BadRequest("its host is not valid"))?;
         if let Some(record) = self.record.as_mut() {
             record.set_host(host.as_str());
@@ -284,55 +280,4 @@ impl Destination<'_> {
         }
         Ok(())
     }
-}
-
-/// What is refused whatever the route.
-fn check(head: &Parts) -> Result<(), Error> {
-    if matches!(head.method, Method::CONNECT | Method::TRACE) {
-        return Err(Error::MethodNotAllowed);
-    }
-    if head.uri.path_and_query().map_or(0, |target| target.as_str().len()) > MAX_TARGET {
-        return Err(Error::TargetTooLong);
-    }
-    if head.headers.len() > MAX_FIELDS {
-        return Err(Error::HeadTooLarge);
-    }
-    if head.uri.path() == "*" && head.method != Method::OPTIONS {
-        return Err(Error::BadRequest("only OPTIONS may ask for *"));
-    }
-    Ok(())
-}
-
-/// The authority the request is for.
-///
-/// RFC 9112 §3.2: exactly one `Host`, and the target's authority instead of it when the target has one. RFC 9113 §8.3.1:
-/// `:authority` and `Host` must not differ. RFC 9110 §7.1: HTTP/1.0 without `Host` means the address it came to.
-fn authority(head: &Parts, client: &Client) -> Result<HeaderValue, Error> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (host, more) = (hosts.next(), hosts.next());
-    if more.is_some() {
-        return Err(Error::BadRequest("it names more than one host"));
-    }
-    let invalid = Error::BadRequest("its host is not valid");
-    let is_http2 = head.version == Version::HTTP_2;
-    match (head.uri.authority(), host) {
-        (None, None) if head.version == Version::HTTP_10 => Ok(client.local.clone()),
-        (_, None) if head.version == Version::HTTP_11 => Err(Error::BadRequest("it names no host")),
-        (Some(authority), host) => {
-            let authority = authority.as_str();
-            if authority.contains('@') {
-                return Err(Error::BadRequest("its target carries user information"));
-            }
-            if is_http2 && host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
-                return Err(Error::BadRequest("its host and authority differ"));
-            }
-            HeaderValue::from_str(authority).map_err(|_| invalid)
-        }
-        (None, Some(host)) => Ok(host.clone()),
-        (None, None) => Err(Error::BadRequest("it names no host")),
-    }
-}
-
-fn text(value: &HeaderValue) -> Result<&str, Error> {
-    value.to_str().map_err(|_| Error::BadRequest("its host is not valid"))
 }

@@ -17,6 +17,7 @@ mod headers;
 mod io;
 mod listener;
 mod record;
+mod request;
 mod response;
 mod settings;
 mod tls;
@@ -24,6 +25,8 @@ mod upgrade;
 mod upstream;
 mod worker;
 
+pub use affinity::Affinity;
 pub use error::Error;
 pub use listener::{BindError, Proxy, Running};
+pub use request::{authority, check};
 pub use settings::{Settings, Timeouts};

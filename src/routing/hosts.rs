@@ -53,6 +53,18 @@ impl Hosts {
     }
 }
 
+impl Hosts {
+    /// The pattern whose routes [`find`](Self::find) looks at.
+    pub fn pattern(&self, host: &RequestHost<'_>) -> Option<HostPattern> {
+        let exact = || self.exact.get_key_value(host.as_str()).map(|(name, _)| HostPattern::Exact(name.clone()));
+        let wildcard = || {
+            let (suffix, _) = self.wildcard.get_key_value(host.wildcard_suffix()?)?;
+            Some(HostPattern::Wildcard(suffix.clone()))
+        };
+        exact().or_else(wildcard).or_else(|| self.any.as_ref().map(|_| HostPattern::Any))
+    }
+}
+
 impl HostRoutes {
     /// Indexes routes that are sorted strongest first.
     pub(super) fn build<'a>(

@@ -13,6 +13,7 @@ pub use certificates::Certificates;
 pub use hosts::{HostRoutes, Hosts};
 pub use live::{Live, Reader};
 pub use pool::{
-    Admission, EndpointState, Lease, Pending, Permit, Pool, Selection, Slot, Slots, Unfit, Unpickable, client_hash,
+    Admission, Certainty, EndpointState, Lease, Pending, Permit, Pool, Preview, Prospect, Selection, Slot, Slots,
+    Unfit, Unpickable, client_hash,
 };
 pub use snapshot::{Entry, Site, Snapshot, Target, route_labels};

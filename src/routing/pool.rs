@@ -6,6 +6,7 @@
 mod admission;
 mod availability;
 mod endpoint;
+mod preview;
 mod slots;
 
 use std::{
@@ -27,6 +28,7 @@ use self::{
 pub use self::{
     admission::{Admission, Pending, Permit},
     endpoint::{EndpointState, Lease, Unfit},
+    preview::{Certainty, Preview, Prospect},
     slots::{Slot, Slots},
 };
 use super::Site;

@@ -92,6 +92,7 @@ pub(crate) async fn cases(cluster: &Cluster, cases: &mut Cases) {
     cases.run("ports_by_name_and_number", ports(cluster, &pierhead)).await;
     cases.run("missing_backends_answer_503", missing(cluster, &pierhead)).await;
     cases.run("terminating_endpoints_are_the_last_resort", terminating(cluster, &pierhead)).await;
+    cases.run("explain_reads_the_objects_once_and_says_why", explained(cluster, &pierhead)).await;
     cases
         .run("nothing_is_forbidden_to_us", async {
             assert!(!pierhead.log().to_lowercase().contains("forbidden"), "{}", pierhead.log());
@@ -257,4 +258,34 @@ async fn terminating(cluster: &Cluster, pierhead: &Pierhead) {
     both["endpoints"] = json!([]);
     scene.apply(both).await;
     pierhead.answers(&host, "/", "503").await;
+}
+
+/// `pierhead explain --kubernetes`, with the rights of the controller and no process asked.
+async fn explained(cluster: &Cluster, pierhead: &Pierhead) {
+    let mut scene = cluster.scene().await;
+    scene.backends(&["a"]).await;
+    let (host, other) = (scene.host("explained"), scene.host("of-another"));
+    scene.apply(ingress("other").class(Some("nobody")).host(&other).prefix("/", "a:80")).await;
+    scene.apply(ingress("first").host(&host).prefix("/cart", "a:80")).await;
+    pierhead.answers(&host, "/cart", "a").await;
+    let explain = async |url: &str| {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_pierhead"))
+            .args(["explain", url, "--kubernetes", "-o", "json"])
+            .env("KUBECONFIG", &cluster.kubeconfig)
+            .output()
+            .await
+            .expect("the binary starts");
+        let parsed = serde_json::from_slice(&output.stdout);
+        let explained: serde_json::Value = parsed.unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        (output.status.code(), explained)
+    };
+    let (code, explained) = explain(&format!("http://{host}/cart/x")).await;
+    assert_eq!((code, &explained["answer"]["by"]), (Some(0), &"backend".into()), "{explained}");
+    let route = &explained["route"];
+    assert!(route["origin"].as_str().is_some_and(|origin| origin.ends_with("/first")), "{route}");
+    assert!(route["created"].as_str().is_some_and(|created| created.ends_with('Z')), "{route}");
+    let (code, explained) = explain(&format!("http://{host}/cartoon")).await;
+    assert_eq!((code, &explained["answer"]["reason"]), (Some(1), &"no_route".into()), "{explained}");
+    let (_, explained) = explain(&format!("http://{other}/")).await;
+    assert!(explained["near"].to_string().contains("of class nobody"), "{explained}");
 }

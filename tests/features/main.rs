@@ -25,6 +25,7 @@ mod balance_zone;
 mod cli;
 mod connections;
 mod endpoint_tls;
+mod explain;
 mod headers;
 mod health;
 mod hedging;

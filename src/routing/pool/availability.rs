@@ -88,7 +88,8 @@ impl Availability {
     }
 }
 
-fn look(pool: &Pool, now: u64) -> Open {
+/// Which endpoints are open, by a look at all of them.
+pub(super) fn look(pool: &Pool, now: u64) -> Open {
     let policy = &pool.backend.policy;
     let mut counts = Counts::default();
     for (endpoint, is_near) in pool.endpoints.iter().zip(&pool.near) {

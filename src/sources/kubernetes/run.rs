@@ -23,7 +23,10 @@ use super::{
     status::{self, Address},
     stores::{Scope, Stores},
 };
-use crate::{model::Compiled, telemetry::watches::Watches};
+use crate::{
+    model::Compiled,
+    telemetry::watches::{State, Watches},
+};
 
 /// A rebuild starts when this long nothing has changed,
 const QUIET: Duration = Duration::from_millis(20);
@@ -153,6 +156,34 @@ pub async fn run(
     end.cancel();
     let _ = timeout(FAREWELL, farewell.join_next()).await;
     ended
+}
+
+/// Time allowed to read everything once.
+const ONCE: Duration = Duration::from_secs(15);
+
+/// Reads everything once and compiles it. Nothing is written.
+///
+/// # Errors
+/// What the API server said of the kinds that could not be read in time.
+pub async fn once(client: Client, settings: &Settings) -> Result<Compiled, String> {
+    let (dirty, watches, mut tasks) = (Arc::default(), Arc::<Watches>::default(), JoinSet::new());
+    let stores = Stores::watch(&client, &scope(settings), &watches, &mut tasks, &dirty);
+    if timeout(ONCE, stores.ready()).await.is_err() {
+        let kinds = watches.snapshot();
+        let said: Vec<String> = kinds
+            .iter()
+            .filter_map(|kind| match &kind.state {
+                State::Synced => None,
+                State::Listing => Some(format!("{}: not listed within {ONCE:?}", kind.kind)),
+                State::Failing { reason, .. } => Some(format!("{}: {reason}", kind.kind)),
+            })
+            .collect();
+        return Err(said.join("; "));
+    }
+    let cluster = Cluster::read(stores.objects());
+    let mut certificates = Certificates::default();
+    certificates.update(&cluster);
+    Ok(compile(&cluster, &certificates, &settings.compile))
 }
 
 fn scope(settings: &Settings) -> Scope {

@@ -1,0 +1,137 @@
+//! What came near a request, and why it lost.
+
+use crate::matching::{HostPattern, PathPattern, RequestHost};
+
+/// Whether a pattern takes the host.
+pub(super) fn takes(pattern: &HostPattern, host: &RequestHost<'_>) -> bool {
+    match pattern {
+        HostPattern::Exact(name) => **name == *host.as_str(),
+        HostPattern::Wildcard(suffix) => host.wildcard_suffix() == Some(suffix),
+        HostPattern::Any => true,
+    }
+}
+
+/// Why a pattern that is near a host does not have its requests; None when it is not near.
+pub(super) fn host(pattern: &HostPattern, host: &RequestHost<'_>, taken_by: Option<&HostPattern>) -> Option<String> {
+    let name = host.as_str();
+    if takes(pattern, host) {
+        let winner = taken_by.filter(|winner| *winner != pattern)?;
+        return Some(format!("it takes this host too, but {winner} is stronger and a request never falls through"));
+    }
+    match pattern {
+        HostPattern::Wildcard(suffix) if **suffix == *name => {
+            Some(format!("a wildcard wants one label before .{suffix}, and the request has none"))
+        }
+        HostPattern::Wildcard(suffix) if name.ends_with(&format!(".{suffix}")) => {
+            let labels = name[..name.len() - suffix.len() - 1].split('.').count();
+            Some(format!("a wildcard takes exactly one label before .{suffix}, and the request has {labels}"))
+        }
+        HostPattern::Exact(exact) if exact.len().abs_diff(name.len()) <= 4 => {
+            let is_near = strsim::osa_distance(exact, name) <= 2
+                || exact.strip_prefix("www.") == Some(name)
+                || name.strip_prefix("www.") == Some(exact);
+            is_near.then(|| "the host is similar, but another one".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Why the path of a rule did not get a request that another one of its host got, or none.
+///
+/// The number says how near it came, zero for nearest.
+pub(super) fn path(pattern: &PathPattern, path: &str, winner: Option<&PathPattern>) -> (u8, String) {
+    let text = pattern.text();
+    if pattern.matches(path) {
+        let why = match (winner, pattern) {
+            (Some(PathPattern::Exact(_)), _) => "it is a prefix, and Exact comes first",
+            (Some(winner), PathPattern::ImplementationSpecific(_)) if winner.text() == text => {
+                "Prefix comes before ImplementationSpecific of the same length"
+            }
+            _ => "its prefix is shorter",
+        };
+        return (0, why.to_owned());
+    }
+    let is_exact = matches!(pattern, PathPattern::Exact(_));
+    let lower = |text: &str| text.to_ascii_lowercase();
+    if same_kind(pattern, &lower(text)).matches(&lower(path)) {
+        return (1, "the path differs in case, and matching is case-sensitive".to_owned());
+    }
+    if is_exact && path.strip_suffix('/') == Some(text) {
+        return (1, "Exact: the request ends in a slash and the rule does not".to_owned());
+    }
+    if is_exact && text.strip_suffix('/') == Some(path) {
+        return (1, "Exact: the rule ends in a slash and the request does not".to_owned());
+    }
+    if path.contains("%2F") && pattern.matches(&path.replace("%2F", "/")) {
+        return (1, "%2F is a character of its segment, not a slash".to_owned());
+    }
+    if is_exact && path.strip_prefix(text).is_some_and(|rest| rest.starts_with('/')) {
+        return (2, "Exact takes this path alone and nothing below it".to_owned());
+    }
+    if !is_exact && path.starts_with(text) {
+        return (1, "a prefix ends at a slash: the last element of the rule is only the beginning of one".to_owned());
+    }
+    if text.starts_with(path.trim_end_matches('/')) {
+        return (2, "the rule wants more of the path than the request has".to_owned());
+    }
+    let same = text.split('/').zip(path.split('/')).take_while(|(a, b)| a == b).count();
+    let far = if same > 1 { 3 } else { 4 };
+    (far, format!("the path differs in element {}", same.max(1)))
+}
+
+fn same_kind(pattern: &PathPattern, text: &str) -> PathPattern {
+    match pattern {
+        PathPattern::Exact(_) => PathPattern::Exact(text.into()),
+        PathPattern::Prefix(_) | PathPattern::ImplementationSpecific(_) => PathPattern::Prefix(text.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_that_lost_says_why() {
+        let (exact, prefix) = (PathPattern::exact, PathPattern::prefix);
+        let cases = [
+            (prefix("/a"), "/a/b", Some(prefix("/a/b")), "shorter"),
+            (prefix("/a"), "/a", Some(exact("/a")), "Exact comes first"),
+            (PathPattern::implementation_specific("/a"), "/a", Some(prefix("/a")), "ImplementationSpecific"),
+            (prefix("/foo"), "/FOO/x", None, "case"),
+            (exact("/foo"), "/foo/", None, "the request ends in a slash"),
+            (exact("/foo/"), "/foo", None, "the rule ends in a slash"),
+            (exact("/foo"), "/foo/x", None, "nothing below"),
+            (prefix("/foo"), "/foobar", None, "ends at a slash"),
+            (prefix("/a/b"), "/a%2Fb", None, "%2F"),
+            (prefix("/a/b"), "/a", None, "more of the path"),
+            (prefix("/a/b"), "/a/c", None, "element 2"),
+            (prefix("/b"), "/c", None, "element 1"),
+        ];
+        for (pattern, asked, winner, expected) in cases {
+            let (_, why) = path(&pattern, asked, winner.as_ref());
+            assert!(why.contains(expected), "{pattern} {asked}: {why}");
+        }
+    }
+
+    #[test]
+    fn each_host_that_came_near_says_why() {
+        let cases = [
+            ("*.foo.com", "a.foo.com", Some("a.foo.com"), Some("never falls through")),
+            ("*.foo.com", "foo.com", None, Some("the request has none")),
+            ("*.foo.com", "a.b.foo.com", None, Some("the request has 2")),
+            ("shop.example", "shpo.example", None, Some("similar")),
+            ("shop.example", "www.shop.example", None, Some("similar")),
+            ("shop.example", "other.test", None, None),
+            ("shop.example", "shop.example", Some("shop.example"), None),
+        ];
+        for (pattern, asked, winner, expected) in cases {
+            let asked = RequestHost::parse(asked).unwrap();
+            let winner: Option<HostPattern> = winner.map(|winner| winner.parse().unwrap());
+            let why = host(&pattern.parse().unwrap(), &asked, winner.as_ref());
+            match expected {
+                None => assert_eq!(why, None, "{pattern}"),
+                Some(expected) => assert!(why.as_ref().is_some_and(|why| why.contains(expected)), "{pattern}: {why:?}"),
+            }
+        }
+    }
+}
