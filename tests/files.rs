@@ -268,7 +268,7 @@ async fn a_link_that_leads_nowhere_keeps_the_last_content_and_is_told() {
 fn findings_are_told_to_programs_and_to_workflows() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("shop.yaml");
-    fs::write(&path, format!("{SERVICE}{}", ingress("shop", "A_B"))).unwrap();
+    fs::write(&path, format!("{SERVICE}---\n{}", ingress("shop", "A_B"))).unwrap();
     let (code, out) = check_as(&[&path], check::Output::Json);
     assert_eq!(code, ExitCode::from(1));
     let out: serde_json::Value = serde_json::from_str(&out).unwrap();

@@ -42,7 +42,7 @@ pub(super) struct Args {
     /// How to print.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     output: Output,
-    /// Ask the running process whose admin port this is [default: http://127.0.0.1:9090, unless another source is given].
+    /// Ask the running process whose admin port this is [default: <http://127.0.0.1:9090>, unless another source is given].
     #[arg(long, value_name = "URL", help_heading = "Sources")]
     admin: Option<String>,
     #[cfg(feature = "kubernetes")]

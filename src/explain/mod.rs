@@ -10,7 +10,10 @@ mod settings;
 mod text;
 mod view;
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use http::HeaderValue;
 
@@ -21,7 +24,7 @@ pub use self::{
 use crate::{
     filters::{Filter, Head},
     matching::{HostPattern, NormalPath, PathPattern, RequestHost},
-    model::{Compiled, Loss, Origin, Problem, ProblemKind, Severity},
+    model::{Compiled, Origin, Problem, ProblemKind, Severity},
     proxy::{self, Error},
     routing::{Entry, Live, Snapshot},
 };
@@ -30,9 +33,6 @@ use crate::{
 const NEAR: usize = 8;
 /// Most problems that are shown.
 const PROBLEMS: usize = 20;
-
-/// Rules from this distance on are shown only where no rule takes the request.
-const FAR: u8 = 3;
 
 /// What is known besides the objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,12 +76,18 @@ pub fn explain(live: &Live, request: &Request, knowledge: Knowledge) -> Explanat
             backend::origins(entry, &snapshot.compiled, &mut origins);
         }
     }
-    if let (Some(host), Some(path), true) = (&host, &path, !matches!(routed, Err(Error::Misdirected))) {
-        let entry = match &routed {
-            Ok(Routed::Entry(entry)) => Some(&**entry),
+    if let (Some(host), Some(path), false) = (&host, &path, matches!(routed, Err(Error::Misdirected))) {
+        let winner = match &routed {
+            Ok(Routed::Entry(entry)) => Some(&entry.route),
             _ => None,
         };
-        near_rules(&mut view, &snapshot.compiled, host, pattern.as_ref(), path, entry, &mut origins);
+        let (compiled, path) = (&*snapshot.compiled, &*path.matching);
+        let near = near::Search { compiled, host, pattern: pattern.as_ref(), path, winner }.run();
+        view.near_left_out = near.len().saturating_sub(NEAR);
+        for (shown, origin) in near.into_iter().take(NEAR) {
+            origins.push(origin);
+            view.near.push(shown);
+        }
     }
     view.problems = problems(&snapshot.compiled, &origins, view.host.is_none() && host.is_some());
     let hints = hints(&view, request, &routed);
@@ -91,7 +97,7 @@ pub fn explain(live: &Live, request: &Request, knowledge: Knowledge) -> Explanat
 
 enum Routed {
     Options,
-    Entry(std::sync::Arc<Entry>),
+    Entry(Arc<Entry>),
 }
 
 /// What is decided on a request before its filters, in the order in which the proxy decides.
@@ -234,68 +240,11 @@ fn source(compiled: &Compiled, origin: &Origin, field: &str) -> Source {
     }
 }
 
-fn near_rules(
-    view: &mut Explanation,
-    compiled: &Compiled,
-    host: &RequestHost<'_>,
-    pattern: Option<&HostPattern>,
-    path: &NormalPath<'_>,
-    entry: Option<&Entry>,
-    origins: &mut Vec<Origin>,
-) {
-    let winner = entry.map(|entry| &entry.route);
-    let mut near: Vec<(u8, Near, Origin)> = Vec::new();
-    let of_host = pattern.and_then(|pattern| compiled.model.hosts.get(pattern));
-    for route in of_host.iter().flat_map(|host| host.routes.iter().chain(&host.default)) {
-        if winner.is_some_and(|winner| std::sync::Arc::ptr_eq(winner, route)) {
-            continue;
-        }
-        let won = winner.and_then(|winner| winner.path.as_ref());
-        let (far, why) = match &route.path {
-            Some(pattern) => near::path(pattern, &path.matching, won),
-            None => (3, "a default backend takes only what no path takes".to_owned()),
-        };
-        let rule = rule_of(compiled, &route.host, route.path.as_ref(), &route.origin, &route.field);
-        near.push((far, Near { rule, why }, route.origin.clone()));
-    }
-    for lost in compiled.provenance.lost.iter().filter(|lost| near::takes(&lost.host, host)) {
-        if lost.path.as_ref().is_some_and(|pattern| !pattern.matches(&path.matching)) {
-            continue;
-        }
-        let why = match &lost.why {
-            Loss::Conflict(winner) => {
-                format!("{winner} claimed this host and path first: it is older or first by name")
-            }
-            Loss::OtherClass(class) => format!("its Ingress is of class {class}, which is not ours"),
-            Loss::NoClass => "its Ingress names no class, and no default class is ours".to_owned(),
-            Loss::Canary => "its Ingress is a canary, which is not supported".to_owned(),
-        };
-        let rule = rule_of(compiled, &lost.host, lost.path.as_ref(), &lost.origin, &lost.field);
-        near.push((0, Near { rule, why }, lost.origin.clone()));
-    }
-    for (other, routes) in &compiled.model.hosts {
-        let Some(why) = near::host(other, host, pattern) else { continue };
-        let Some(route) = routes.routes.first().or(routes.default.as_ref()) else { continue };
-        let mut rule = rule_of(compiled, other, route.path.as_ref(), &route.origin, &route.field);
-        rule.path = "(its rules)".to_owned();
-        near.push((2, Near { rule, why }, route.origin.clone()));
-    }
-    if winner.is_some() {
-        near.retain(|(far, ..)| *far < FAR);
-    }
-    near.sort_by_key(|(far, ..)| *far);
-    view.near_left_out = near.len().saturating_sub(NEAR);
-    for (_, shown, origin) in near.into_iter().take(NEAR) {
-        origins.push(origin);
-        view.near.push(shown);
-    }
-}
-
 fn problems(compiled: &Compiled, origins: &[Origin], of_hosts: bool) -> Vec<Told> {
     let concerns = |problem: &&Problem| {
         // An Ingress that could not be read, or a host that is none, may be the one that is missed.
         let malformed = matches!(problem.kind, ProblemKind::Malformed(_)) && problem.origin.kind == "Ingress";
-        let no_host = problem.field.ends_with(".host");
+        let no_host = problem.field.rsplit('.').next() == Some("host");
         origins.contains(&problem.origin) || of_hosts && (malformed || no_host)
     };
     let told = |problem: &Problem| Told {

@@ -1,6 +1,87 @@
 //! What came near a request, and why it lost.
 
-use crate::matching::{HostPattern, PathPattern, RequestHost};
+use std::sync::Arc;
+
+use super::{rule_of, view::Near};
+use crate::{
+    matching::{HostPattern, PathPattern, RequestHost},
+    model::{Compiled, Loss, Origin, Route},
+};
+
+/// Rules from this distance on are shown only where no rule takes the request.
+const FAR: u8 = 3;
+
+/// What is searched for rules that came near a request.
+pub(super) struct Search<'a> {
+    pub(super) compiled: &'a Compiled,
+    /// Host of the request.
+    pub(super) host: &'a RequestHost<'a>,
+    /// The pattern that took it.
+    pub(super) pattern: Option<&'a HostPattern>,
+    /// Path of the request, as rules are compared with it.
+    pub(super) path: &'a str,
+    /// The rule that took it.
+    pub(super) winner: Option<&'a Arc<Route>>,
+}
+
+impl Search<'_> {
+    /// The rules that came near with their objects, nearest first.
+    pub(super) fn run(&self) -> Vec<(Near, Origin)> {
+        let mut near: Vec<(u8, Near, Origin)> =
+            self.of_host().chain(self.lost()).chain(self.of_other_hosts()).collect();
+        if self.winner.is_some() {
+            near.retain(|(far, ..)| *far < FAR);
+        }
+        near.sort_by_key(|(far, ..)| *far);
+        near.into_iter().map(|(_, near, origin)| (near, origin)).collect()
+    }
+
+    /// Other rules of the host.
+    fn of_host(&self) -> impl Iterator<Item = (u8, Near, Origin)> {
+        let host = self.pattern.and_then(|pattern| self.compiled.model.hosts.get(pattern)).into_iter();
+        let routes = host.flat_map(|host| host.routes.iter().chain(&host.default));
+        let others = routes.filter(|route| self.winner.is_none_or(|winner| !Arc::ptr_eq(winner, route)));
+        others.map(|route| {
+            let winner = self.winner.and_then(|winner| winner.path.as_ref());
+            let (far, why) = match &route.path {
+                Some(pattern) => path(pattern, self.path, winner),
+                None => (FAR, "a default backend takes only what no path takes".to_owned()),
+            };
+            let rule = rule_of(self.compiled, &route.host, route.path.as_ref(), &route.origin, &route.field);
+            (far, Near { rule, why }, route.origin.clone())
+        })
+    }
+
+    /// Rules that would take the request, and became no routes.
+    fn lost(&self) -> impl Iterator<Item = (u8, Near, Origin)> {
+        let lost = self.compiled.provenance.lost.iter().filter(|lost| {
+            takes(&lost.host, self.host) && lost.path.as_ref().is_none_or(|pattern| pattern.matches(self.path))
+        });
+        lost.map(|lost| {
+            let why = match &lost.why {
+                Loss::Conflict(winner) => {
+                    format!("{winner} claimed this host and path first: it is older or first by name")
+                }
+                Loss::OtherClass(class) => format!("its Ingress is of class {class}, which is not ours"),
+                Loss::NoClass => "its Ingress names no class, and no default class is ours".to_owned(),
+                Loss::Canary => "its Ingress is a canary, which is not supported".to_owned(),
+            };
+            let rule = rule_of(self.compiled, &lost.host, lost.path.as_ref(), &lost.origin, &lost.field);
+            (0, Near { rule, why }, lost.origin.clone())
+        })
+    }
+
+    /// Hosts that take the request too, or nearly.
+    fn of_other_hosts(&self) -> impl Iterator<Item = (u8, Near, Origin)> {
+        self.compiled.model.hosts.iter().filter_map(|(other, routes)| {
+            let why = host(other, self.host, self.pattern)?;
+            let route = routes.routes.first().or(routes.default.as_ref())?;
+            let mut rule = rule_of(self.compiled, other, None, &route.origin, &route.field);
+            "(its rules)".clone_into(&mut rule.path);
+            Some((2, Near { rule, why }, route.origin.clone()))
+        })
+    }
+}
 
 /// Whether a pattern takes the host.
 pub(super) fn takes(pattern: &HostPattern, host: &RequestHost<'_>) -> bool {

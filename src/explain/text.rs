@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::view::{BackendView, By, Explanation, Near, Rule, Source};
+use super::view::{BackendView, By, EndpointView, Explanation, Near, Rule, Source};
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,7 +43,7 @@ impl Explanation {
             writeln!(f, "\nCame near:")?;
         }
         for Near { rule: Rule { host, path, source }, why } in &self.near {
-            writeln!(f, "  {host} {path}\n    {}\n    lost: {why}", source)?;
+            writeln!(f, "  {host} {path}\n    {source}\n    lost: {why}")?;
         }
         if self.near_left_out > 0 {
             writeln!(f, "  and {} more", self.near_left_out)?;
@@ -78,23 +78,7 @@ impl BackendView {
         line(f, "picks", &self.pick)?;
         let width = self.endpoints.iter().map(|endpoint| endpoint.address.len()).max().unwrap_or_default();
         for endpoint in &self.endpoints {
-            let mark = if self.picked.as_ref() == Some(&endpoint.address) { "*" } else { " " };
-            let mut text = format!("{mark} {:width$}  weight {}", endpoint.address, endpoint.weight);
-            if endpoint.is_candidate && self.picked.is_none() {
-                text += &format!(" ({:.0} %)", endpoint.share_percent);
-            }
-            text += if endpoint.near { "" } else { ", far" };
-            text += &format!(", {}", endpoint.state);
-            if self.in_flight.is_some() {
-                text += &format!(", {} in flight", endpoint.in_flight);
-            }
-            if endpoint.latency_milliseconds > 0.0 {
-                text += &format!(", {:.1} ms", endpoint.latency_milliseconds);
-            }
-            if endpoint.ramp_percent < 100.0 {
-                text += &format!(", slow start {:.0} %", endpoint.ramp_percent);
-            }
-            line(f, "", &text)?;
+            line(f, "", &self.endpoint(endpoint, width))?;
         }
         writeln!(f, "\nSettings in force:")?;
         let field = self.settings.iter().map(|setting| setting.field.len()).max().unwrap_or_default();
@@ -103,6 +87,30 @@ impl BackendView {
             writeln!(f, "  {:field$}  {:value$}  {}", setting.field, setting.value, setting.from)?;
         }
         Ok(())
+    }
+}
+
+impl BackendView {
+    fn endpoint(&self, endpoint: &EndpointView, width: usize) -> String {
+        let EndpointView { address, state, weight, in_flight, .. } = endpoint;
+        let mark = if self.picked.as_ref() == Some(address) { "*" } else { " " };
+        let is_shared = endpoint.is_candidate && self.picked.is_none();
+        let share = is_shared.then(|| format!(" ({:.0} %)", endpoint.share_percent)).unwrap_or_default();
+        let mut parts = vec![format!("{mark} {address:width$}  weight {weight}{share}")];
+        if !endpoint.near {
+            parts.push("far".to_owned());
+        }
+        parts.push(state.clone());
+        if self.in_flight.is_some() {
+            parts.push(format!("{in_flight} in flight"));
+        }
+        if endpoint.latency_milliseconds > 0.0 {
+            parts.push(format!("{:.1} ms", endpoint.latency_milliseconds));
+        }
+        if endpoint.ramp_percent < 100.0 {
+            parts.push(format!("slow start {:.0} %", endpoint.ramp_percent));
+        }
+        parts.join(", ")
     }
 }
 
