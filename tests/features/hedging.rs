@@ -46,10 +46,10 @@ async fn a_request_to_a_silent_endpoint_is_answered_by_another() {
         let line = metrics.lines().find(|line| line.starts_with(series) && line.contains(r#"service="one""#));
         line.and_then(|line| line.rsplit(' ').next()?.parse::<usize>().ok())
     };
-    let hedges = silent.seen().len();
-    assert_eq!(counted("pierhead_upstream_hedges_total"), Some(hedges), "{metrics}");
+    let asked = silent.seen().len();
+    assert_eq!(counted("pierhead_upstream_hedges_total"), Some(asked), "{metrics}");
     let abandoned = metrics.lines().find(|line| line.contains(r#"outcome="abandoned""#)).unwrap();
-    assert!(abandoned.ends_with(&format!(" {hedges}")), "each was abandoned: {abandoned}");
+    assert!(abandoned.ends_with(&format!(" {asked}")), "each was abandoned: {abandoned}");
 }
 
 #[tokio::test]
