@@ -51,6 +51,7 @@ struct Queue {
 
 /// What the exporter is sent.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "the exporter reads it"))]
 enum Message {
     Spans(Vec<Span>),
     /// Everything before this is exported: tell so.
@@ -59,6 +60,7 @@ enum Message {
 
 /// Part of a trace.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "the exporter reads it"))]
 struct Span {
     trace: TraceId,
     id: SpanId,
@@ -83,6 +85,7 @@ enum Kind {
 }
 
 #[derive(Debug)]
+#[cfg_attr(not(feature = "otel"), expect(dead_code, reason = "the exporter reads it"))]
 enum Value {
     Text(String),
     Number(i64),
