@@ -13,7 +13,8 @@ use crate::{
 const DEFINITION: &str = "crd backendpolicies.pierhead.dev";
 const POLICY: &str = r#"
 {"apiVersion": "pierhead.dev/v1alpha1", "kind": "BackendPolicy", "metadata": {"name": "app"},
- "spec": {"targetRefs": [{"group": "", "kind": "Service", "name": "app"}], "loadBalancing": {"strategy": "PeakEwma"}}}"#;
+ "spec": {"loadBalancing": {"strategy": "PeakEwma"},
+          "targetRefs": [{"group": "", "kind": "Service", "name": "app"}]}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn installs_serves_and_leaves_definitions() {
@@ -88,7 +89,8 @@ async fn upgrades_values_and_definitions_under_load() {
 /// Makes the definition one of an earlier version, which has no column for the strategy.
 fn forget_a_field(definition: &Path) {
     let text = fs::read_to_string(definition).unwrap();
-    let column = "  - additionalPrinterColumns:\n    - jsonPath: .spec.loadBalancing.strategy\n      name: Strategy\n      type: string\n";
+    let column = "  - additionalPrinterColumns:\n    - jsonPath: .spec.loadBalancing.strategy\n      name: Strategy\n\
+                  \x20     type: string\n";
     assert!(text.contains(column));
     fs::write(definition, text.replace(column, "  - additionalPrinterColumns:\n")).unwrap();
 }
