@@ -19,7 +19,7 @@ mkdir -p "$target"
 has_all() { local p; for p in "${programs[@]}"; do [ -x "$1/$p" ] || return 1; done; }
 link() { ln -sfn "$1" "$target/controlplane"; echo "control plane: $1"; }
 
-# setup-envtest ships nothing of what a node needs: that is built whatever it offers.
+# setup-envtest ships nothing of what a node needs: for a node all is built.
 if [ -n "${KUBEBUILDER_ASSETS:-}" ] && [ $# = 0 ]; then
   # setup-envtest ships no kube-controller-manager; the tests need only the other three.
   for p in etcd kube-apiserver kubectl; do
