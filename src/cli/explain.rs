@@ -111,7 +111,7 @@ impl Args {
         let (status, by, body) = response.with_context(|| {
             format!(
                 "the admin port {admin} cannot be asked (for one in a cluster: kubectl -n NAMESPACE port-forward \
-                 deploy/pierhead-controller 9090, or give --manifests or --kubernetes)"
+                 deployment/pierhead 9090, or give --manifests or --kubernetes)"
             )
         })?;
         let by = match by.as_deref() {

@@ -94,8 +94,10 @@ impl BackendView {
     fn endpoint(&self, endpoint: &EndpointView, width: usize) -> String {
         let EndpointView { address, state, weight, in_flight, .. } = endpoint;
         let mark = if self.picked.as_ref() == Some(address) { "*" } else { " " };
-        let is_shared = endpoint.is_candidate && self.picked.is_none();
-        let share = is_shared.then(|| format!(" ({:.0} %)", endpoint.share_percent)).unwrap_or_default();
+        let share = match &self.picked {
+            None if endpoint.is_candidate => format!(" ({:.0} %)", endpoint.share_percent),
+            _ => String::new(),
+        };
         let mut parts = vec![format!("{mark} {address:width$}  weight {weight}{share}")];
         if !endpoint.near {
             parts.push("far".to_owned());

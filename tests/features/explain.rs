@@ -16,6 +16,13 @@ use crate::support::{
     tls::Pair,
 };
 
+/// The arguments as a shell takes them.
+fn quoted(arguments: &[&str]) -> String {
+    let quote =
+        |argument: &&str| if argument.contains([' ', ';']) { format!("'{argument}'") } else { (*argument).to_owned() };
+    arguments.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
 async fn explain(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pierhead"));
     for name in ["PIERHEAD_MANIFESTS", "PIERHEAD_KUBERNETES", "PIERHEAD_INGRESS_CLASS"] {
@@ -208,7 +215,7 @@ async fn explanations_are_as_recorded_and_as_documented() {
             std::fs::write(&path, &text).unwrap();
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "{name}: run with PIERHEAD_UPDATE=1");
-        let asked = format!("$ pierhead explain {} --manifests shop.yaml", arguments.join(" "));
+        let asked = format!("$ pierhead explain {} --manifests shop.yaml", quoted(arguments));
         if let Some((_, block)) = documented.split_once(&asked) {
             // Blank lines of a block carry no indentation.
             let indented: String = text.replace("tests/explain/", "").lines().fold(String::new(), |all, line| {
