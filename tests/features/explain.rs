@@ -56,7 +56,7 @@ fn manifests(one: SocketAddr, two: SocketAddr) -> String {
             .prefix("/x y", "one")
             .to_string(),
         ingress("wild").host("*.wild.example").prefix("/", "two").to_string(),
-        ingress("later").host("a.example").prefix("/two", "one").to_string(),
+        ingress("z-later").host("a.example").prefix("/two", "one").to_string(),
         ingress("secure").host("tls.example").prefix("/", "one").tls("tls.example", "pair").to_string(),
         ingress("guarded")
             .host("guard.example")
@@ -170,7 +170,7 @@ async fn what_came_near_and_why_it_lost_is_told() {
     for (url, expected) in [
         ("http://a.example/twofold", "a prefix ends at a slash"),
         ("http://a.example/TWO", "differs in case"),
-        ("http://a.example/two", "Ingress default/later spec.rules[0].http.paths[0]"),
+        ("http://a.example/two", "Ingress default/z-later spec.rules[0].http.paths[0]"),
         ("http://a.example/two", "claimed this host and path first"),
         ("http://b.example/exact/", "the request ends in a slash"),
         ("http://x.y.wild.example/", "exactly one label"),
