@@ -357,3 +357,49 @@ async fn a_question_that_makes_no_sense_is_one_line_and_status_2() {
         assert!(stderr.contains(expected) && stderr.lines().count() == 1, "{expected:?} in {stderr}");
     }
 }
+
+/// A policy that writes every field but `tls` with another value than its default.
+const EVERYTHING: &str = r#"loadBalancing: {strategy: LeastRequest, choices: 3, slowStart: 3s, zone: Any, subset: {size: 4}}
+  sessionAffinity: {cookie: {name: stick, ttl: 1h, path: /p, sameSite: Strict, secure: true, mode: Balanced}}
+  connections:
+    {maxPerEndpoint: 7, maxIdlePerEndpoint: 6, idleTimeout: 50s, maxRequests: 5, maxAge: 60s, tcpKeepalive: 20s}
+  limits: {maxConcurrentRequests: 90, maxPending: 9, pendingTimeout: 2s, adaptive: true}
+  timeouts: {connect: 4s, responseHead: 50s, idle: 51s, perTry: 2s, request: 9s}
+  retries:
+    attempts: 1
+    retryOn: [Reset, StatusCodes]
+    statusCodes: [503]
+    methods: [GET]
+    replayBody: 32Ki
+    backoff: {base: 20ms, max: 200ms}
+    budget: {percent: 30, minPerSecond: 9}
+    hedge: {after: 100ms}
+  serverErrors: BadGateway
+  health:
+    active:
+      {http: {path: /healthz, host: h, expect: ["200"]}, interval: 9s, timeout: 2s, healthy: 4, unhealthy: 5, port: 81}
+    outlier:
+      {consecutiveErrors: 4, errorRatio: 40, minRequests: 3, interval: 9s, baseEjection: 20s, maxEjection: 200s,
+       maxEjectedPercent: 40}
+    panicThreshold: 40
+  proxyProtocol: V2"#;
+
+#[tokio::test]
+async fn every_field_that_is_written_names_the_policy_and_is_one_of_the_schema() {
+    let one = Backend::start("one").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.yaml"), governed(&[one.address], EVERYTHING)).unwrap();
+    let output = explain(&["http://a.example/", "--manifests", folder.path().to_str().unwrap(), "-o", "json"]).await;
+    let explained = json(&output);
+    assert_eq!(explained["problems"], serde_json::json!([]));
+    let definition = pierhead::cli::crds::definition().unwrap();
+    let schema = definition.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec").unwrap();
+    let settings = explained["backend"]["settings"].as_array().unwrap();
+    assert!(settings.len() > 45, "{}", settings.len());
+    for setting in settings.iter().filter(|setting| setting["field"] != "protocol" && setting["field"] != "tls") {
+        let field = setting["field"].as_str().unwrap();
+        assert_eq!(setting["from"], format!("BackendPolicy default/one spec.{field}"), "{setting}");
+        let known = field.split('.').try_fold(schema, |schema, name| schema.get("properties")?.get(name));
+        assert!(known.is_some(), "{field} is no field of the schema");
+    }
+}
