@@ -75,6 +75,21 @@ fn the_definitions_are_those_of_crds_and_are_kept_on_uninstall() {
 }
 
 #[test]
+fn ports_below_1024_are_opened_to_a_process_without_root_in_a_network_of_its_own() {
+    let opened = |values: &str| {
+        let objects = objects(&template(&["--show-only=templates/workload.yaml", "--set", values]).unwrap());
+        let context = &objects[0]["spec"]["template"]["spec"]["securityContext"];
+        context["sysctls"].as_array().cloned().unwrap_or_default()
+    };
+    let setting = [json!({"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"})];
+    assert_eq!(opened("controller.containerPort.http=80"), setting);
+    assert_eq!(opened("controller.containerPort.https=443"), setting);
+    assert!(opened("controller.replicaCount=1").is_empty());
+    // Kubernetes refuses settings of the node's own network.
+    assert!(opened("controller.hostNetwork=true").is_empty());
+}
+
+#[test]
 fn helm_finds_nothing_to_mend() {
     let output = helm().args(["lint", "--strict", "charts/pierhead", "--kube-version", KUBERNETES]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -3,7 +3,7 @@
 {{- define "pierhead.podSecurityContext" -}}
 {{- $context := dict "runAsNonRoot" true "seccompProfile" .Values.controller.image.seccompProfile -}}
 {{- if include "pierhead.privilegedPort" . }}{{ $_ := unset $context "runAsNonRoot" }}{{ end -}}
-{{- with .Values.controller.sysctls -}}
+{{- with include "pierhead.sysctls" . | fromYaml -}}
 {{- $sysctls := list -}}
 {{- range $name, $value := . }}{{ $sysctls = append $sysctls (dict "name" $name "value" $value) }}{{ end -}}
 {{- $_ := set $context "sysctls" $sysctls -}}
