@@ -5,7 +5,8 @@
 # The compiler runs on the machine that builds, whatever the image is for: it crosses, nothing is emulated.
 
 FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS chef
-RUN cargo install --locked cargo-chef@0.1.78
+# cargo-auditable writes the list of crates into the binary, where the scanner of the SBOM finds it.
+RUN cargo install --locked cargo-chef@0.1.78 cargo-auditable@0.7.7
 # aws-lc-sys and mimalloc are C: each architecture has a compiler, a C library and a linker.
 RUN apt-get update && apt-get install -y --no-install-recommends \
       gcc-aarch64-linux-gnu g++-aarch64-linux-gnu libc6-dev-arm64-cross \
@@ -34,7 +35,7 @@ FROM chef AS build
 COPY --from=recipe /src/recipe.json recipe.json
 RUN cargo chef cook --release --locked --target "$(cat /target)" --bin pierhead --recipe-path recipe.json
 COPY . .
-RUN cargo build --release --locked --target "$(cat /target)" --bin pierhead \
+RUN cargo auditable build --release --locked --target "$(cat /target)" --bin pierhead \
     && install -D "target/$(cat /target)/release/pierhead" /out/pierhead
 
 # What the end-to-end tests route to.

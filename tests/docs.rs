@@ -35,7 +35,7 @@ const FOREIGN: &[&str] = &[
     "--lib",
     "--no-default-features",
     "--test",
-    // kubectl, helm, curl, kind, external-dns
+    // kubectl, helm, curl, kind, external-dns, promtool, bench/run
     "--cert",
     "--class",
     "--create-namespace",
@@ -44,15 +44,16 @@ const FOREIGN: &[&str] = &[
     "--key",
     "--namespace",
     "--port",
-    "--repo",
     "--replicas",
+    "--repo",
+    "--reset-then-reuse-values",
     "--resolve",
-    "--rule",
-    "--set",
-    "--wait",
-    // bench/run, promtool
     "--rounds",
+    "--rule",
     "--seconds",
+    "--set",
+    "--take-ownership",
+    "--wait",
     "--workloads",
 ];
 
@@ -163,7 +164,10 @@ fn pages() -> Vec<PathBuf> {
     let mut pages: Vec<PathBuf> =
         fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
     pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
-    pages.extend(["README.md", "CONTRIBUTING.md"].map(|page| root().join(page)));
+    pages.extend(
+        ["README.md", "CONTRIBUTING.md", "charts/pierhead/README.md", "examples/policies/README.md"]
+            .map(|page| root().join(page)),
+    );
     pages.sort();
     pages
 }

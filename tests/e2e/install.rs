@@ -1,8 +1,12 @@
 //! Installing, asking, upgrading and uninstalling, as an operator does.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Stdio};
 
 use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::Command,
+};
 
 use crate::{
     cluster::{Release, chart, kubectl, run, try_run},
@@ -28,7 +32,11 @@ async fn installs_serves_and_leaves_definitions() {
     run("kubectl", "apply -n installs -f -", POLICY).await;
     let accepted = async || release.kubectl("get backendpolicy app -o yaml").await.contains("Accepted").then_some(());
     eventually("status of the BackendPolicy", accepted).await;
-    assert!(release.kubectl("logs -l app.kubernetes.io/name=pierhead --tail=-1").await.contains("installs.example"));
+    let logged = async || {
+        let log = release.kubectl("logs -l app.kubernetes.io/name=pierhead --tail=-1").await;
+        log.contains("installs.example").then_some(())
+    };
+    eventually("a request in the log", logged).await;
     admin_by_port_forward(&release).await;
 
     release.uninstall().await;
@@ -43,9 +51,13 @@ async fn installs_serves_and_leaves_definitions() {
 
 /// The admin port listens on loopback of the pod only.
 async fn admin_by_port_forward(release: &Release) {
-    let port_forward = ["-n", release.name, "port-forward", "deployment/installs", "19090:9090"];
-    let mut child = tokio::process::Command::new("kubectl").args(port_forward).kill_on_drop(true).spawn().unwrap();
-    let admin = "127.0.0.1:19090".parse().unwrap();
+    let port_forward = ["-n", release.name, "port-forward", "deployment/installs", ":9090"];
+    let mut command = Command::new("kubectl");
+    let mut child = command.args(port_forward).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    // "Forwarding from 127.0.0.1:34567 -> 9090"; kubectl ends when nobody may read what it says next.
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told = said.next_line().await.unwrap().unwrap();
+    let admin = told.split(' ').find_map(|word| word.parse().ok()).expect(&told);
     let routes = async || {
         let snapshot = client::try_get(admin, "127.0.0.1", "/debug/snapshot").await?;
         snapshot.text().contains("installs.example").then_some(())
