@@ -144,6 +144,14 @@ access-log-fields: {{ join "," . | quote }}
 access-log-sample: {{ .sample | toString | quote }}
 {{- end }}
 {{- end }}
+{{- with $controller.tracing }}
+{{- with .endpoint }}
+otlp-endpoint: {{ . | quote }}
+{{- end }}
+{{- if not (kindIs "invalid" .sample) }}
+trace-sample: {{ .sample | toString | quote }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Seconds from SIGTERM to SIGKILL that the flags ask for at least. */}}
