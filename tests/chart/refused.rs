@@ -34,6 +34,10 @@ fn wrong_values_are_refused_with_their_path() {
         (vec!["controller.tolerations.a=b"], "at '/controller/tolerations': got object, want array"),
         (vec!["controller.minAvailable=true"], "at '/controller/minAvailable': got boolean, want"),
         (vec!["controller.readinessProbe.periodSeconds=0"], "at '/controller/readinessProbe/periodSeconds': minimum"),
+        (
+            vec!["controller.tracing.endpoint=collector:4317"],
+            "at '/controller/tracing/endpoint': 'collector:4317' does not",
+        ),
         (vec!["rbac.create=yes"], "at '/rbac/create': got string, want boolean"),
     ] {
         refused(&values, told);
@@ -63,8 +67,23 @@ fn values_that_contradict_each_other_are_refused() {
         ),
         (
             vec!["controller.containerPort.http=10254"],
-            "controller.containerPort: http, https and metrics.port must differ",
+            "controller.containerPort: http, https, metrics.port and the port of adminAddress must differ",
         ),
+        (vec!["controller.metrics.port=9090"], "must differ, got 8080, 8443, 9090, 9090"),
+        (
+            vec!["controller.extraArgs.monitoring=0.0.0.0:9100"],
+            "controller.extraArgs.monitoring: 0.0.0.0:9100 is not on port 10254, which the rest of the chart leads to: set controller.metrics.port",
+        ),
+        (vec!["controller.extraArgs.http=0.0.0.0:80"], "controller.extraArgs.http: 0.0.0.0:80 is not on port 8080"),
+        (vec!["controller.extraArgs.https=0.0.0.0:443"], "set controller.containerPort.https"),
+        (vec!["controller.extraArgs.admin=0.0.0.0:9000"], "set controller.adminAddress"),
+        (
+            vec!["controller.metrics.prometheusRule.enabled=true"],
+            "controller.metrics.prometheusRule.enabled: nothing of metrics is created without controller.metrics.enabled",
+        ),
+        (vec!["controller.metrics.serviceMonitor.enabled=true"], "without controller.metrics.enabled"),
+        (vec!["controller.metrics.podMonitor.enabled=true"], "without controller.metrics.enabled"),
+        (vec!["controller.metrics.dashboard.enabled=true"], "without controller.metrics.enabled"),
         (
             vec![
                 "controller.metrics.enabled=true",
@@ -84,6 +103,8 @@ fn values_of_ingress_nginx_without_meaning_are_refused_when_traffic_would_differ
         (vec!["controller.config.proxy-body-size=8m"], "controller.config: Pierhead has no ConfigMap of options"),
         (vec!["controller.allowSnippetAnnotations=true"], "controller.allowSnippetAnnotations: there are no snippets"),
         (vec!["tcp.5432=db/postgres:5432"], "tcp: only HTTP is served"),
+        (vec!["controller.image.image=ingress-nginx/controller"], "ingress-nginx: leave out controller.image"),
+        (vec!["controller.opentelemetry.enabled=true"], "set controller.tracing.endpoint"),
         (vec!["controller.keda.enabled=true"], "controller.keda.enabled: use controller.autoscaling"),
         (vec!["defaultBackend.enabled=true"], "defaultBackend.enabled: run a Service of your own"),
         (vec!["controller.readinessProbe.httpGet.path=/healthz"], "controller.readinessProbe.httpGet: the chart says"),

@@ -20,12 +20,38 @@
 {{- if and $controller.accessLog.template $controller.accessLog.fields -}}
 {{- fail "controller.accessLog.fields: a template says itself which fields it has; leave out one of the two" -}}
 {{- end -}}
-{{- $ports := list (include "pierhead.port.http" .) (include "pierhead.port.https" .) (toString $controller.metrics.port) -}}
-{{- if lt (len (uniq $ports)) 3 -}}
-{{- printf "controller.containerPort: http, https and metrics.port must differ, got %s" (join ", " $ports) | fail -}}
+{{- range $name := list "serviceMonitor" "podMonitor" "prometheusRule" "dashboard" -}}
+{{- if and (get $controller.metrics $name).enabled (not $controller.metrics.enabled) -}}
+{{- printf "controller.metrics.%s.enabled: nothing of metrics is created without controller.metrics.enabled: set it too" $name | fail -}}
 {{- end -}}
+{{- end -}}
+{{- if contains "ingress-nginx/controller" (include "pierhead.image" .) -}}
+{{- printf "controller.image: %s is ingress-nginx: leave out controller.image, or name an image of Pierhead in repository and tag" (include "pierhead.image" .) | fail -}}
+{{- end -}}
+{{- include "pierhead.check.ports" . -}}
 {{- range $path, $advice := (include "pierhead.ofNginx" . | fromYaml).refused -}}
 {{- printf "%s: %s" $path $advice | fail -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Probes, Services and kubectl port-forward go to the ports that values name. */}}
+{{- define "pierhead.check.ports" -}}
+{{- $controller := .Values.controller -}}
+{{- $http := include "pierhead.port.http" . -}}
+{{- $https := include "pierhead.port.https" . -}}
+{{- $metrics := toString $controller.metrics.port -}}
+{{- $admin := splitList ":" $controller.adminAddress | last -}}
+{{- $ports := list $http $https $metrics $admin -}}
+{{- if lt (len (uniq $ports)) 4 -}}
+{{- printf "controller.containerPort: http, https, metrics.port and the port of adminAddress must differ, got %s" (join ", " $ports) | fail -}}
+{{- end -}}
+{{- $places := dict "http" (list $http "containerPort.http") "https" (list $https "containerPort.https") "monitoring" (list $metrics "metrics.port") "admin" (list $admin "adminAddress") -}}
+{{- range $flag, $place := $places -}}
+{{- $given := get $controller.extraArgs $flag | toString -}}
+{{- $is := printf ":%s(,|$)" (first $place) -}}
+{{- if and (hasKey $controller.extraArgs $flag) (not (regexMatch $is $given)) -}}
+{{- printf "controller.extraArgs.%s: %s is not on port %s, which the rest of the chart leads to: set controller.%s" $flag $given (first $place) (last $place) | fail -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

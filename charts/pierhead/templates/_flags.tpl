@@ -19,7 +19,7 @@
   "kubernetes" ""
   "http" (include "pierhead.addresses" (list $controller.bindAddresses (include "pierhead.port.http" .)))
   "https" (include "pierhead.addresses" (list $controller.bindAddresses (include "pierhead.port.https" .)))
-  "monitoring" (include "pierhead.addresses" (list (list (first $controller.bindAddresses)) $controller.metrics.port))
+  "monitoring" (include "pierhead.addresses" (list (list (include "pierhead.probedAddress" .)) $controller.metrics.port))
   "admin" $controller.adminAddress
   "controller-name" $controller.ingressClassResource.controllerValue
   "lease-name" (default (include "pierhead.fullname" .) $controller.electionID)
@@ -38,6 +38,15 @@ default-backend-service: default-backend
 publish-status-address: publish-address
 election-id: lease-name
 controller-class: controller-name
+{{- end -}}
+
+{{/* The first of the addresses that the kubelet can reach: it probes from outside the Pod. */}}
+{{- define "pierhead.probedAddress" -}}
+{{- $first := "" -}}
+{{- range .Values.controller.bindAddresses -}}
+{{- if not (or $first (hasPrefix "127." .) (eq "[::1]" .)) }}{{ $first = . }}{{ end -}}
+{{- end -}}
+{{- default (ternary "[::]" "0.0.0.0" (first .Values.controller.bindAddresses | hasPrefix "[")) $first -}}
 {{- end -}}
 
 {{- define "pierhead.addresses" -}}
