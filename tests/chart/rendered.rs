@@ -90,6 +90,34 @@ fn ports_below_1024_are_opened_to_a_process_without_root_in_a_network_of_its_own
 }
 
 #[test]
+fn probes_are_answered_where_the_kubelet_reaches_them() {
+    for (addresses, monitoring) in [
+        ("{0.0.0.0}", "0.0.0.0"),
+        ("{127.0.0.1}", "0.0.0.0"),
+        ("{[::1]}", "[::]"),
+        (r"{127.0.0.1,10.0.0.7}", "10.0.0.7"),
+    ] {
+        let rendered = template(&["--set", &format!("controller.bindAddresses={addresses}")]).unwrap();
+        assert!(rendered.contains(&format!("--monitoring={monitoring}:10254\"")), "{addresses}");
+    }
+}
+
+#[test]
+fn alerts_ask_for_the_job_of_their_release() {
+    let enabled = "--set=controller.metrics.enabled=true,controller.metrics.prometheusRule.enabled=true";
+    for (values, job) in [
+        ("replicaCount=2", ".*pierhead.*"),
+        ("metrics.serviceMonitor.enabled=true,fullnameOverride=edge", ".*edge.*"),
+        (r"metrics.serviceMonitor.jobLabel=app\.kubernetes\.io/name,fullnameOverride=edge", ".*(edge|pierhead).*"),
+    ] {
+        let values = format!("--set=controller.{values}");
+        let rendered = template(&[enabled, &values, "--show-only=templates/prometheusrule.yaml"]).unwrap();
+        let asked = rendered.matches("{job=~").count();
+        assert!(asked >= 2 && rendered.matches(&format!("{{job=~\"{job}\"}}")).count() == asked, "{job}");
+    }
+}
+
+#[test]
 fn helm_finds_nothing_to_mend() {
     let output = helm().args(["lint", "--strict", "charts/pierhead", "--kube-version", KUBERNETES]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
