@@ -69,7 +69,7 @@ fn root(prefix: &str) -> &str {
 
 fn row(facts: &Facts<'_>, metrics: &Metrics, route: &Route) -> Markup {
     let (kind, path) = path(route);
-    let (requests, failed) = metrics.route(route_labels(route)).ended();
+    let (requests, failed) = metrics.known_route(&route_labels(route)).map_or((0, 0), |counts| counts.ended());
     html! {
         tr {
             th scope="row" {

@@ -101,6 +101,11 @@ impl Metrics {
         self.backends.resolve(labels, || BackendMetrics::new(self.threads))
     }
 
+    /// The counts of a route, if anybody holds them.
+    pub fn known_route(&self, labels: &RouteLabels) -> Option<Arc<RouteMetrics>> {
+        self.routes.find(labels)
+    }
+
     /// Everything, in this format.
     ///
     /// # Errors
