@@ -220,7 +220,7 @@ impl App {
             Port::Admin => "admin port",
             Port::Monitoring => "monitoring port",
         };
-        self.spawn(name, async move { Ok(admin::serve(port, listener, state, stop).await?) });
+        self.spawn(name, until_end(admin::serve(port, listener, state, stop)));
         Ok(())
     }
 
