@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::State;
+use super::{State, aside};
 use crate::{
     model::{Address, Backend, BackendId, Endpoint, Policy},
     routing::{EndpointState, Pool, Unfit},
@@ -19,7 +19,7 @@ use crate::{
 
 /// The model in force and the problems found on the way to it.
 pub(super) async fn snapshot(Shared(state): Shared<State>) -> Response {
-    Json(&*state.live.load().compiled).into_response()
+    aside(move || Json(&*state.live.load().compiled).into_response()).await
 }
 
 /// A backend and what is known of its endpoints now.
@@ -102,8 +102,10 @@ impl<'a> EndpointView<'a> {
 }
 
 pub(super) async fn backends(Shared(state): Shared<State>) -> Response {
-    let snapshot = state.live.load();
-    let now = state.live.now();
-    let views: Vec<_> = snapshot.pools().iter().map(|(id, pool)| BackendView::of(id, pool, now)).collect();
-    Json(views).into_response()
+    aside(move || {
+        let (snapshot, now) = (state.live.load(), state.live.now());
+        let views: Vec<_> = snapshot.pools().iter().map(|(id, pool)| BackendView::of(id, pool, now)).collect();
+        Json(views).into_response()
+    })
+    .await
 }

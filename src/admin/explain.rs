@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::State;
+use super::{State, aside};
 use crate::explain::{self, By, Knowledge, Request};
 
 /// Field of the response that says who would answer: `backend`, `pierhead` or `error`.
@@ -30,16 +30,23 @@ pub(super) async fn explain(Shared(state): Shared<State>, Query(given): Query<Ve
         Ok(request) => request,
         Err(error) => return bad(error.to_string()),
     };
-    let explanation = explain::explain(&state.live, &request, Knowledge::Live);
+    let is_text = get("output") == Some("text");
+    aside(move || answer(&state, &request, is_text)).await
+}
+
+fn answer(state: &State, request: &Request, is_text: bool) -> Response {
+    let explanation = explain::explain(&state.live, request, Knowledge::Live);
     let by = match explanation.answer.by {
         By::Backend => "backend",
         By::Pierhead => "pierhead",
         By::Error => "error",
     };
     let by = [(ANSWERED_BY, by)];
-    match (get("output"), serde_json::to_string_pretty(&explanation)) {
-        (Some("text"), _) => (by, explanation.to_string()).into_response(),
-        (_, Ok(text)) => (by, [("content-type", "application/json")], text + "\n").into_response(),
-        (_, Err(_)) => (by, Json(explanation)).into_response(),
+    if is_text {
+        return (by, explanation.to_string()).into_response();
+    }
+    match serde_json::to_string_pretty(&explanation) {
+        Ok(text) => (by, [("content-type", "application/json")], text + "\n").into_response(),
+        Err(_) => (by, Json(explanation)).into_response(),
     }
 }

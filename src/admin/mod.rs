@@ -19,7 +19,13 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use axum::{Router, http::StatusCode, middleware, routing::get};
+use axum::{
+    Router,
+    http::StatusCode,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use explain::ANSWERED_BY;
@@ -113,6 +119,7 @@ const ADMIN_PATHS: &str = "not found; there is:
 /metrics             everything counted, for Prometheus
 /debug/backends      backends and the state of their endpoints, as JSON
 /debug/snapshot      the configuration in force without keys, as JSON
+/debug/explain       why a request gets the answer it gets: ?url=URL and method, header, client, output=text
 /debug/log-level     the level of the process log; PUT changes it
 ";
 
@@ -135,6 +142,14 @@ fn operator() -> Router<State> {
         .route("/debug/backends", get(debug::backends))
         .route("/debug/explain", get(explain::explain))
         .merge(log_level::routes())
+}
+
+/// Answers from a thread that nobody waits for: what a large configuration takes must delay no probe and no lease.
+async fn aside<R: IntoResponse>(answer: impl FnOnce() -> R + Send + 'static) -> Response {
+    match tokio::task::spawn_blocking(|| answer().into_response()).await {
+        Ok(response) => response,
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -16,14 +16,14 @@ mod routes;
 use axum::{
     Router,
     extract::{Query as Parameters, State as Shared},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use maud::Markup;
 
 use self::{facts::Facts, list::Query};
-use super::State;
+use super::{State, aside};
 
 /// Nothing is loaded but our own files, nothing is sent elsewhere, and nobody may frame the page.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -97,12 +97,8 @@ pub(super) fn router() -> Router<State> {
     })
 }
 
-/// Renders on a thread that nobody waits for: ten thousand routes take a while to search.
 async fn show(page: Page, state: State, query: Query) -> Response {
-    match tokio::task::spawn_blocking(move || page.render(&state, &query).into_string()).await {
-        Ok(text) => answer("text/html; charset=utf-8", text),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+    aside(move || answer("text/html; charset=utf-8", page.render(&state, &query).into_string())).await
 }
 
 fn answer(kind: &'static str, body: impl IntoResponse) -> Response {
