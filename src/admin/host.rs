@@ -7,16 +7,17 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State as Shared},
-    http::{StatusCode, header::HOST, uri::Authority},
+    http::{HeaderValue, StatusCode, header::HOST, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
 /// Answers 421 to names that are not ours.
 pub(super) async fn check(Shared(names): Shared<Arc<[String]>>, request: Request, next: Next) -> Response {
-    // Without a host it is no browser.
-    let Some(host) = request.headers().get(HOST) else { return next.run(request).await };
-    if host.to_str().is_ok_and(|host| is_ours(host, &names)) {
+    // The name in an absolute target, and that of the header; without either it is no browser.
+    let target = request.uri().authority().is_none_or(|authority| is_ours(authority.as_str(), &names));
+    let is_of_us = |host: &HeaderValue| host.to_str().is_ok_and(|host| is_ours(host, &names));
+    if target && request.headers().get_all(HOST).iter().all(is_of_us) {
         return next.run(request).await;
     }
     let told = "this is no name of the admin port: use an address or localhost, or start with --admin-host NAME\n";
