@@ -1,5 +1,7 @@
 //! What the admin port tells.
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
 use crate::support::{
     backend::Backend,
     client::{Raw, get, raw, status_of},
@@ -9,8 +11,12 @@ use crate::support::{
 };
 
 async fn serving(one: &Backend) -> Pierhead {
+    serving_with(one, &Pair::new(&["tls.example"])).await
+}
+
+async fn serving_with(one: &Backend, pair: &Pair) -> Pierhead {
     let rules = ingress("main").host("a.example").prefix("/", "one").tls("tls.example", "pair");
-    let secret = Pair::new(&["tls.example"]).secret("pair");
+    let secret = pair.secret("pair");
     Pierhead::serving(rules.to_string() + &service("one", &[one.address]) + &secret).await
 }
 
@@ -37,12 +43,41 @@ async fn requests_are_counted_by_route_and_reason() {
 #[tokio::test]
 async fn the_snapshot_shows_the_model_and_no_key() {
     let one = Backend::start("one").await;
-    let pierhead = serving(&one).await;
+    let pair = Pair::new(&["tls.example"]);
+    let pierhead = serving_with(&one, &pair).await;
     let answer = get(pierhead.admin, "admin", "/debug/snapshot").await;
     let snapshot = answer.json();
     assert!(snapshot["model"]["hosts"]["a.example"].is_object(), "{snapshot}");
     assert!(snapshot["model"]["certificates"]["tls.example"]["names"].is_array(), "{snapshot}");
-    assert!(!answer.text().contains("PRIVATE"));
+    let told = answer.text();
+    assert!(told.contains(&*one.address.to_string()) && shows_key(&pair.key.serialize_pem(), &pair));
+    assert!(!shows_key(&told, &pair), "{told}");
+}
+
+/// Whether a text has the key of a pair in it: a line of its PEM, or its DER in base64 or in numbers.
+fn shows_key(text: &str, pair: &Pair) -> bool {
+    let der = pair.key.serialize_der();
+    let numbers: Vec<_> = der.iter().map(ToString::to_string).collect();
+    let pem = pair.key.serialize_pem();
+    let whole = [BASE64_STANDARD.encode(&der), numbers.join(",")];
+    pem.lines().filter(|line| !line.is_empty()).any(|line| text.contains(line))
+        || whole.iter().any(|key| text.contains(key))
+}
+
+#[tokio::test]
+async fn names_of_strangers_are_refused_in_targets_as_in_fields() {
+    let pierhead = Setup::default().start().await;
+    for (target, host, status) in [
+        ("/debug/backends", "127.0.0.1", 200),
+        ("/debug/backends", "evil.example", 421),
+        ("http://evil.example/debug/backends", "127.0.0.1", 421),
+        ("http://127.0.0.1/debug/backends", "evil.example", 421),
+        ("http://127.0.0.1/debug/backends", "127.0.0.1", 200),
+        ("http://evil.example/livez", "evil.example", 200),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(status_of(&raw(pierhead.admin, head).await), status, "{target} of {host}");
+    }
 }
 
 #[tokio::test]
@@ -86,6 +121,57 @@ async fn the_monitoring_port_shows_probes_and_metrics_and_nothing_else() {
         assert_eq!(get(monitoring, "monitoring", path).await.status, status, "{path}");
     }
     assert_eq!(get(pierhead.admin, "admin", "/debug/snapshot").await.status, 200);
+}
+
+/// Connections that neither port keeps at once.
+const MANY: usize = 100;
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_closed_and_keep_no_probe_out() {
+    let pierhead = Setup::default().flag("--monitoring=127.0.0.1:0").start().await;
+    let bound = pierhead.told("the monitoring port", |line| line["listener"] == "monitoring").await;
+    let monitoring = bound["address"].as_str().unwrap().parse().unwrap();
+    for address in [pierhead.admin, monitoring] {
+        let mut silent = Vec::new();
+        for _ in 0..MANY {
+            silent.push(Raw::connect(address).await);
+        }
+        assert_eq!(get(address, "admin", "/livez").await.status, 200, "however many there are");
+        let mut newest = silent.pop().unwrap();
+        assert_eq!(silent[0].rest().await, "", "the oldest make room");
+        newest.write("GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n").await;
+        assert_eq!(status_of(&newest.head().await), 200, "the newest stay");
+    }
+}
+
+#[tokio::test]
+async fn heads_that_do_not_end_and_connections_that_idle_are_closed() {
+    let pierhead = Setup::default().start().await;
+    let silent = Raw::connect(pierhead.admin).await;
+    let mut slow = Raw::connect(pierhead.admin).await;
+    slow.write("GET /livez HTTP/1.1\r\nhost: ad").await;
+    let mut idle = Raw::connect(pierhead.admin).await;
+    idle.write("GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n").await;
+    assert_eq!(status_of(&idle.head().await), 200);
+    assert!(idle.rest().await.ends_with("ok\n"));
+    for mut unfinished in [silent, slow] {
+        let rest = unfinished.rest().await;
+        assert!(!rest.contains("200"), "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_answered_with_all_that_is() {
+    let pierhead = Setup::default().start().await;
+    let told = get(pierhead.admin, "admin", "/none").await;
+    assert_eq!(told.status, 404);
+    let told = told.text();
+    let listed: Vec<&str> =
+        told.lines().filter_map(|line| line.split(' ').find(|word| word.starts_with('/'))).collect();
+    assert!(listed.contains(&"/debug/explain"), "{told}");
+    for path in listed {
+        assert_ne!(get(pierhead.admin, "admin", path).await.status, 404, "{path}");
+    }
 }
 
 /// A request with a body to the admin port; status and body come back.

@@ -13,7 +13,8 @@ use super::{soon, unverified::Unverified};
 /// A self-signed certificate and its key.
 pub struct Pair {
     certificate: rcgen::Certificate,
-    key: rcgen::KeyPair,
+    /// Its key.
+    pub key: rcgen::KeyPair,
 }
 
 impl Pair {
