@@ -63,7 +63,7 @@ struct Finding {
     severity: &'static str,
     /// Path of the file; None for what stands in none.
     file: Option<String>,
-    /// First line of the YAML document, from one.
+    /// Line of the field, or of the nearest that holds it, from one.
     line: Option<usize>,
     /// Number of the YAML document in the file, from one.
     document: Option<usize>,
@@ -154,7 +154,7 @@ fn finding(problem: &Problem, places: &BTreeMap<Origin, Place>) -> Finding {
             Severity::Warning => "warning",
         },
         file: place.map(|place| place.file.display().to_string()),
-        line: place.map(|place| place.line),
+        line: place.map(|place| place.line_of(&problem.field)),
         document: place.map(|place| place.document),
         origin: Some(problem.origin.to_string()),
         field: problem.field.clone(),
@@ -164,10 +164,10 @@ fn finding(problem: &Problem, places: &BTreeMap<Origin, Place>) -> Finding {
 }
 
 impl Finding {
-    /// `severity: file:document: object: field: message`, without what there is not.
+    /// `severity: file:line: object: field: message`, without what there is not.
     fn text(&self) -> String {
-        let file = self.file.as_ref().map(|file| match self.document {
-            Some(document) => format!("{file}:{document}"),
+        let file = self.file.as_ref().map(|file| match self.line {
+            Some(line) => format!("{file}:{line}"),
             None => file.clone(),
         });
         let field = Some(&self.field).filter(|field| !field.is_empty());

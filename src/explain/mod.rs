@@ -234,7 +234,7 @@ fn source(compiled: &Compiled, origin: &Origin, field: &str) -> Source {
     Source {
         origin: origin.to_string(),
         field: field.to_owned(),
-        place: place.map(|place| format!("{}:{} (document {})", place.file.display(), place.line, place.document)),
+        place: place.map(|place| format!("{}:{}", place.file.display(), place.line_of(field))),
         created: created
             .map(|seconds| humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()),
     }

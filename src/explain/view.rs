@@ -97,7 +97,7 @@ pub struct Source {
     pub origin: String,
     /// Field of the object.
     pub field: String,
-    /// `file:line (document n)`, for objects from files.
+    /// `file:line` of the field, for objects from files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
     /// When the object was created (RFC 3339).

@@ -8,6 +8,7 @@ mod builder;
 mod certificate;
 mod endpoint_tls;
 mod origin;
+mod place;
 mod policy;
 mod problem;
 mod provenance;
@@ -22,12 +23,13 @@ pub use builder::Builder;
 pub use certificate::Certificate;
 pub use endpoint_tls::{EndpointTls, Verification};
 pub use origin::Origin;
+pub use place::Place;
 pub use policy::{
     ActiveCheck, AffinityMode, Backoff, Connections, CookieAffinity, HashOn, Health, Limits, LoadBalancing, Policy,
     Probe, ProxyProtocol, Retries, RetryOn, SameSite, ServerErrors, Timeouts, ZonePreference,
 };
 pub use problem::{Problem, ProblemKind, Severity};
-pub use provenance::{Loss, Lost, Place, Provenance, SettingsOrigin};
+pub use provenance::{Loss, Lost, Provenance, SettingsOrigin};
 pub use route::{Action, Route, Unavailable};
 
 use crate::matching::HostPattern;

@@ -4,12 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::PathBuf,
     sync::Arc,
 };
 
-use super::{BackendId, Origin};
+use super::{BackendId, Origin, Place};
 use crate::matching::{HostPattern, PathPattern};
 
 /// Where the parts of a model come from, and what did not get into it.
@@ -23,24 +21,6 @@ pub struct Provenance {
     pub lost: Vec<Lost>,
     /// Where the settings of each backend come from.
     pub settings: BTreeMap<BackendId, SettingsOrigin>,
-}
-
-/// Where an object stands.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Path of the file.
-    pub file: PathBuf,
-    /// Number of the YAML document in it, from one.
-    pub document: usize,
-    /// Number of the document's first line, its `---` when it has one, from one.
-    pub line: usize,
-}
-
-impl fmt::Display for Place {
-    /// `file:document`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.document)
-    }
 }
 
 /// A rule that became no route.

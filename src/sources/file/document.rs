@@ -131,8 +131,8 @@ impl Kind {
 pub(super) fn read(file: &Path, text: &str) -> Result<Vec<Entry>, String> {
     let mut entries = Vec::new();
     for (i, (line, text)) in split(text).into_iter().enumerate() {
-        let place = Place { file: file.to_owned(), document: i + 1, line };
-        let value: Value = serde_saphyr::from_str(&text).map_err(|error| {
+        let place = Place { file: file.to_owned(), document: i + 1, line, text: text.into(), path: String::new() };
+        let value: Value = serde_saphyr::from_str(&place.text).map_err(|error| {
             let line = error.location().and_then(|at| usize::try_from(at.line()).ok()).map_or(line, |at| line + at - 1);
             let error = error.without_snippet().to_string();
             format!("document {}, line {line}: {error}", place.document)
@@ -174,14 +174,15 @@ fn collect(value: Value, place: &Place, entries: &mut Vec<Entry>) {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     if let (Some(item_kind), Some(Value::Array(items))) = (kind.strip_suffix("List"), value.get("items")) {
-        for item in items {
+        for (i, item) in items.iter().enumerate() {
             let mut item = item.clone();
             if let Some(fields) = item.as_object_mut().filter(|_| !item_kind.is_empty()) {
                 // The API server leaves both out in the items of typed lists.
                 fields.entry("apiVersion").or_insert_with(|| api_version.clone().into());
                 fields.entry("kind").or_insert_with(|| item_kind.into());
             }
-            collect(item, place, entries);
+            let path = [&*place.path, &format!("items[{i}]")].join(if place.path.is_empty() { "" } else { "." });
+            collect(item, &Place { path, ..place.clone() }, entries);
         }
         return;
     }
