@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     balance::Strategy,
-    model::{Compiled, EndpointTls, Origin, Unavailable},
+    model::{Compiled, EndpointTls, Origin, Problem, ProblemKind, Unavailable},
     proxy::{Affinity, Error},
     routing::{Certainty, Entry, Live, Pool, Preview, Selection, Snapshot, Target, Unfit},
 };
@@ -75,15 +75,20 @@ pub(super) fn origins(entry: &Entry, compiled: &Compiled, origins: &mut Vec<Orig
     let Target::Pool(pool) = &entry.target else { return };
     let id = &pool.backend.id;
     origins.push(Origin::new("Service", id.namespace.clone(), id.service.clone()));
-    origins.extend(compiled.provenance.settings.get(id).and_then(|settings| settings.policy.clone()));
-    // Slices are named after their Service; a policy that is refused names its target only in its text.
-    let of_service = |origin: &Origin| {
-        let slice = origin.kind == "EndpointSlice" && origin.name.starts_with(&*id.service);
+    let settings = compiled.provenance.settings.get(id);
+    origins.extend(settings.and_then(|settings| settings.policy.clone()));
+    origins.extend(settings.into_iter().flat_map(|settings| settings.slices.iter().cloned()));
+    let of_service = |problem: &&Problem| {
+        let origin = &problem.origin;
+        // Of a slice that could not be read only the name is known, as generated from that of the Service. A policy that
+        // is refused names its target only in its text.
+        let slice = origin.kind == "EndpointSlice"
+            && matches!(problem.kind, ProblemKind::Malformed(_))
+            && origin.name.rsplit_once('-').is_some_and(|(service, _)| service == &*id.service);
         let policy = origin.kind == "BackendPolicy" && pool.backend.policy.tls == EndpointTls::Unavailable;
         origin.namespace == id.namespace && (slice || policy)
     };
-    origins
-        .extend(compiled.problems.iter().map(|problem| &problem.origin).filter(|origin| of_service(origin)).cloned());
+    origins.extend(compiled.problems.iter().filter(of_service).map(|problem| problem.origin.clone()));
 }
 
 fn endpoints(pool: &Pool, preview: Option<&Preview>, now: u64) -> Vec<EndpointView> {

@@ -60,4 +60,6 @@ pub struct SettingsOrigin {
     pub fields: Arc<BTreeSet<String>>,
     /// What `appProtocol` of the Service port says, where it says anything.
     pub app_protocol: Option<String>,
+    /// The `EndpointSlices` that its endpoints are read from.
+    pub slices: Vec<Origin>,
 }

@@ -10,7 +10,7 @@ use crate::support::{
     backend::Backend,
     client::{Answer, get, send},
     eventually,
-    manifests::{backend_policy, governed, ingress, service},
+    manifests::{backend_policy, governed, ingress, service, slice_with},
     pierhead::{Pierhead, Setup},
     soon,
     tls::Pair,
@@ -183,6 +183,30 @@ async fn what_came_near_and_why_it_lost_is_told() {
     ] {
         let text = stdout(&explain(&[url, "--manifests", folder]).await);
         assert!(text.contains(expected), "{expected:?} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn problems_of_slices_are_told_with_their_own_service_alone() {
+    let address: SocketAddr = "192.0.2.1:80".parse().unwrap();
+    let wrong = r#"pierhead.dev/weight: "x""#;
+    let manifests = [
+        ingress("both").host("a.example").prefix("/", "one").prefix("/admin", "one-admin").to_string(),
+        service("one", &[]),
+        service("one-admin", &[]),
+        slice_with("one", "by-hand", address, wrong, ""),
+        slice_with("one-admin", "one-admin-x", address, wrong, ""),
+    ]
+    .join("\n---\n");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.yaml"), manifests).unwrap();
+    for (path, slice) in [("", "by-hand"), ("admin", "one-admin-x")] {
+        let url = format!("http://a.example/{path}");
+        let output = explain(&[&url, "--manifests", folder.path().to_str().unwrap(), "-o", "json"]).await;
+        let explanation = json(&output);
+        let problems = explanation["problems"].as_array().unwrap();
+        let origins: Vec<_> = problems.iter().filter_map(|problem| problem["origin"].as_str()).collect();
+        assert_eq!(origins, [format!("EndpointSlice default/{slice}")], "{explanation:#}");
     }
 }
 

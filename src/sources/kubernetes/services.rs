@@ -105,7 +105,11 @@ impl Backends<'_> {
         };
         let app_protocol = service_port.and_then(|port| port.app_protocol.clone());
         let (policy_origin, fields) = (claimed.origin.clone(), Arc::clone(&claimed.fields));
-        builder.settings(id.clone(), SettingsOrigin { policy: policy_origin, fields, app_protocol });
+        let slices = match variant.target {
+            BackendTarget::Endpoints if !external => self.slices(key).map(slice_origin).collect(),
+            _ => Vec::new(),
+        };
+        builder.settings(id.clone(), SettingsOrigin { policy: policy_origin, fields, app_protocol, slices });
         builder.backend(Backend {
             id: id.clone(),
             protocol,
@@ -122,12 +126,16 @@ impl Backends<'_> {
         unread.then(|| ProblemKind::Forbidden { kind, namespace: namespace.clone() })
     }
 
+    fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &EndpointSlice> {
+        self.cluster.slices.get(service).into_iter().flatten().map(|slice| &**slice)
+    }
+
     /// Ready endpoints; when there is none, those that still serve while they terminate.
     fn endpoints(&self, builder: &mut Builder, key: &ObjectKey, port_name: Option<&str>) -> Vec<Found<'_>> {
         let mut ready = BTreeMap::new();
         let mut terminating = BTreeMap::new();
-        for slice in self.cluster.slices.get(key).into_iter().flatten() {
-            let origin = Origin::new("EndpointSlice", slice.namespace().unwrap_or_default(), slice.name_any());
+        for slice in self.slices(key) {
+            let origin = slice_origin(slice);
             if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
                 let kind = ProblemKind::Unsupported(format!("address type {}", slice.address_type));
                 builder.problem(Problem { origin, field: "addressType".into(), kind });
@@ -278,6 +286,10 @@ fn protocol_of(port: &ServicePort) -> Protocol {
         "grpcs" => Protocol::H2,
         _ => Protocol::Http1,
     }
+}
+
+fn slice_origin(slice: &EndpointSlice) -> Origin {
+    Origin::new("EndpointSlice", slice.namespace().unwrap_or_default(), slice.name_any())
 }
 
 /// The port of a slice that serves the Service port of this name, with its place; unnamed ports go together.
