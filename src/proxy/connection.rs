@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     matching::RequestHost,
-    telemetry::metrics::Handshake,
+    telemetry::metrics::{Handshake, Process},
     transport::{Proxied, TCP_KEEP_ALIVE, Transport, tune},
 };
 
@@ -212,15 +212,29 @@ impl Drop for Client {
 
 /// Serves a connection to its end.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, security: Security) {
-    let process = &worker.metrics.process;
-    process.accepted.fetch_add(1, Ordering::Relaxed);
-    process.connections.fetch_add(1, Ordering::Relaxed);
+    let _open = Open::new(&worker.metrics.process);
     tune(&stream, Some(TCP_KEEP_ALIVE));
     match security {
         Security::Plain => serve_plain(&worker, stream, peer).await,
         Security::Tls => serve_tls(&worker, stream, peer).await,
     }
-    worker.metrics.process.connections.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Counts a connection as open for as long as it lives, however it ends.
+struct Open<'a>(&'a Process);
+
+impl<'a> Open<'a> {
+    fn new(process: &'a Process) -> Self {
+        process.accepted.fetch_add(1, Ordering::Relaxed);
+        process.connections.fetch_add(1, Ordering::Relaxed);
+        Self(process)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn serve_plain(worker: &Rc<Worker>, mut stream: TcpStream, peer: SocketAddr) {
