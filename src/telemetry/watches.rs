@@ -27,7 +27,7 @@ impl fmt::Debug for Leads {
 
 #[derive(Debug, Default)]
 struct Board {
-    /// By kind and namespace; the namespace is empty where all of them are watched.
+    /// By kind and place: a namespace, `namespace/name` of a single object, empty where all namespaces are watched.
     watches: BTreeMap<(&'static str, String), Kind>,
     /// The first change that no compilation has begun with.
     changed: Option<Instant>,
@@ -100,9 +100,9 @@ impl State {
 }
 
 impl Watches {
-    /// Begins a watch of a kind in a namespace, or in all of them when it is empty.
-    pub fn watch(self: &Arc<Self>, kind: &'static str, namespace: &str) -> Watch {
-        let key = (kind, namespace.to_owned());
+    /// Begins a watch of a kind in a namespace, of one object named as `namespace/name`, or of all when it is empty.
+    pub fn watch(self: &Arc<Self>, kind: &'static str, place: &str) -> Watch {
+        let key = (kind, place.to_owned());
         self.lock().watches.insert(key.clone(), Kind::new(kind));
         Watch { watches: Arc::clone(self), key }
     }
@@ -125,14 +125,11 @@ impl Watches {
     }
 
     /// The API server follows a watch again that it had broken off: what was listed is current. Nothing else would show
-    /// it while nothing changes. Says for how many watches this is news.
-    pub fn reopened(&self, kind: &str, namespace: &str) -> usize {
+    /// it while nothing changes. Says whether this is news.
+    pub fn reopened(&self, kind: &str, place: &str) -> bool {
         let mut board = self.lock();
-        let of_kind = board.watches.iter_mut().filter(|((of, place), watch)| {
-            // A single object is watched as `namespace/name`.
-            *of == kind && place.split('/').next() == Some(namespace) && watch.last_event.is_some()
-        });
-        of_kind.map(|(_, watch)| watch.works()).filter(|turn| *turn == Turn::Recovered).count()
+        let watch = board.watches.iter_mut().find(|((of, at), _)| *of == kind && at == place);
+        watch.is_some_and(|(_, watch)| watch.last_event.is_some() && watch.works() == Turn::Recovered)
     }
 
     /// Age of the oldest change that is not yet in force; zero when there is none.
@@ -270,12 +267,19 @@ mod tests {
         let (all, one) = (watches.watch("services", ""), watches.watch("secrets", "shop/pair"));
         let failed = |watch: &Watch| watch.failed("no".to_owned(), String::new());
         assert_eq!((failed(&all), failed(&all)), (Turn::Failed, Turn::Same));
-        assert_eq!(watches.reopened("services", ""), 0, "it has not listed yet");
+        assert!(!watches.reopened("services", ""), "it has not listed yet");
         assert_eq!(all.followed(1), Turn::Recovered);
         one.followed(1);
         assert_eq!((failed(&all), failed(&one)), (Turn::Failed, Turn::Failed));
-        assert_eq!((watches.reopened("services", "shop"), watches.reopened("secrets", "shop")), (0, 1));
-        assert_eq!((watches.reopened("services", ""), watches.reopened("services", "")), (1, 0));
+        for (kind, place, is_news) in [
+            ("services", "shop", false),
+            ("secrets", "shop", false), // a watch of a single object is another one
+            ("secrets", "shop/pair", true),
+            ("services", "", true),
+            ("services", "", false),
+        ] {
+            assert_eq!(watches.reopened(kind, place), is_news, "{kind} in {place:?}");
+        }
         assert!(watches.snapshot().iter().all(|kind| kind.state == State::Synced));
     }
 

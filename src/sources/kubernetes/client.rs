@@ -54,23 +54,36 @@ where
         let (answer, watches) = (self.inner.call(request), Arc::clone(&self.watches));
         Box::pin(async move {
             let answer = answer.await?;
-            if let Some((resource, namespace)) = of.filter(|_| answer.status().is_success())
-                && watches.reopened(&resource, &namespace) > 0
+            if let Some((resource, place)) = of.filter(|_| answer.status().is_success())
+                && watches.reopened(&resource, &place)
             {
-                info!(resource, namespace, "watch works again");
+                info!(resource, place, "watch works again");
             }
             Ok(answer)
         })
     }
 }
 
-/// Resource and namespace of a request that watches; the namespace is empty for all of them.
+/// Resource of a request that watches, and where: a namespace, `namespace/name` for a single object, empty for all.
 fn watched(uri: &Uri) -> Option<(String, String)> {
     uri.query()?.split('&').find(|pair| matches!(*pair, "watch=true" | "watch=1"))?;
     let mut segments = uri.path().rsplit('/');
     let resource = segments.next()?.to_owned();
     let namespace = segments.next().filter(|_| segments.next() == Some("namespaces")).unwrap_or_default();
-    Some((resource, namespace.to_owned()))
+    let place = match name(uri.query()?) {
+        Some(name) => format!("{namespace}/{name}"),
+        None => namespace.to_owned(),
+    };
+    Some((resource, place))
+}
+
+/// The name that the field selector of a query asks for; names need no encoding.
+fn name(query: &str) -> Option<&str> {
+    let selector = query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector="))?;
+    let fields = selector.split("%2C").flat_map(|fields| fields.split(','));
+    fields
+        .filter_map(|field| field.strip_prefix("metadata.name"))
+        .find_map(|value| value.strip_prefix("%3D").or_else(|| value.strip_prefix('=')))
 }
 
 #[cfg(test)]
@@ -82,13 +95,21 @@ mod tests {
         for (uri, want) in [
             ("/api/v1/services?&watch=true&timeoutSeconds=60", Some(("services", ""))),
             ("/api/v1/namespaces/shop/secrets?&watch=true&fieldSelector=type%3Dx", Some(("secrets", "shop"))),
+            (
+                "/api/v1/namespaces/shop/secrets?&watch=true&fieldSelector=type%3Dx%2Cmetadata.name%3Dpair",
+                Some(("secrets", "shop/pair")),
+            ),
+            (
+                "/api/v1/namespaces/shop/services?&watch=1&fieldSelector=metadata.name%3Dweb&limit=1",
+                Some(("services", "shop/web")),
+            ),
             ("https://host/prefix/apis/networking.k8s.io/v1/ingresses?watch=true", Some(("ingresses", ""))),
             ("/api/v1/namespaces?watch=true", Some(("namespaces", ""))),
             ("/api/v1/services?limit=500", None),
             ("/api/v1/services", None),
         ] {
             let found = watched(&uri.parse().unwrap());
-            assert_eq!(found, want.map(|(resource, namespace)| (resource.to_owned(), namespace.to_owned())), "{uri}");
+            assert_eq!(found, want.map(|(resource, place)| (resource.to_owned(), place.to_owned())), "{uri}");
         }
     }
 }
