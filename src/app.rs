@@ -145,7 +145,9 @@ impl App {
         let (first, in_force) = oneshot::channel();
         let published = Arc::new(Notify::new());
         let metrics = Arc::clone(&self.metrics);
-        let publish = publish::run(updates, self.live.clone(), metrics, first, Arc::clone(&published));
+        let live = self.live.clone();
+        let put = move |compiled| live.publish(compiled);
+        let publish = publish::run(updates, put, metrics, first, Arc::clone(&published));
         self.spawn("publisher", until_end(publish));
         self.spawn_health(published, proxy.own_ports());
         tokio::select! {

@@ -167,7 +167,7 @@ impl Builder {
         model.backends = backends;
         problems.sort();
         problems.dedup();
-        Compiled { model, problems, provenance }
+        Compiled { model, problems, provenance, revision: 0 }
     }
 }
 

@@ -68,4 +68,14 @@ pub struct Compiled {
     /// Where it comes from.
     #[serde(skip)]
     pub provenance: Provenance,
+    /// Which compilation of what is watched it is, or holds the result of; zero when nothing is watched.
+    #[serde(skip)]
+    pub revision: u64,
+}
+
+impl Compiled {
+    /// Whether traffic gets the same from both, and the same is wrong with them: only provenance and revision may differ.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.model == other.model && self.problems == other.problems
+    }
 }

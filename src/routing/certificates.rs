@@ -12,7 +12,7 @@ use crate::{
 type Map = HashMap<Box<str>, Option<Arc<Certificate>>, RandomState>;
 
 /// Finds the certificate for a server name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Certificates {
     /// Every host that has routes or TLS; None for those without a certificate of their own.
     exact: Map,

@@ -13,7 +13,7 @@ use crate::{
 type Map<V> = HashMap<Box<str>, V, RandomState>;
 
 /// Routes by host. A host is chosen before the path is looked at.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Hosts {
     exact: Map<HostRoutes>,
     wildcard: Map<HostRoutes>,
@@ -22,7 +22,7 @@ pub struct Hosts {
 }
 
 /// The routes of one host, found by path.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct HostRoutes {
     exact: Map<Arc<Entry>>,
     prefix: Map<Arc<Entry>>,

@@ -11,7 +11,7 @@ mod snapshot;
 
 pub use certificates::Certificates;
 pub use hosts::{HostRoutes, Hosts};
-pub use live::{Live, Reader};
+pub use live::{Live, Published, Reader};
 pub use pool::{
     Admission, Certainty, EndpointState, Lease, Pending, Permit, Pool, Preview, Prospect, Selection, Slot, Slots,
     Unfit, Unpickable, client_hash,

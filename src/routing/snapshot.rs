@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// One consistent configuration: routes, endpoints and certificates of the same moment.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// What it was built of.
     pub compiled: Arc<Compiled>,
@@ -90,6 +90,11 @@ impl Snapshot {
         }
         let certificates = Certificates::build(model);
         Self { compiled, hosts, certificates, pools }
+    }
+
+    /// The same with another provenance: `compiled` agrees with what this was built of.
+    pub(super) fn annotated(&self, compiled: Arc<Compiled>) -> Self {
+        Self { compiled, ..self.clone() }
     }
 
     /// Pools by backend.

@@ -55,7 +55,8 @@ pub fn merge(parts: &[Arc<Compiled>]) -> Compiled {
     if let Some(certificate) = default_certificate {
         builder.default_certificate(Arc::clone(certificate));
     }
-    builder.finish()
+    let revision = parts.iter().map(|part| part.revision).max().unwrap_or_default();
+    Compiled { revision, ..builder.finish() }
 }
 
 /// Merges several sources into one: sends once all have sent, then on each change, until all have gone.

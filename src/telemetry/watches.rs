@@ -31,9 +31,14 @@ struct Board {
     watches: BTreeMap<(&'static str, String), Kind>,
     /// The first change that no compilation has begun with.
     changed: Option<Instant>,
-    /// The first change that was compiled, and is not yet in force.
-    compiled: Option<Instant>,
+    /// Compilations so far.
+    revision: u64,
+    /// The first change in each compilation that is not in force, by its revision.
+    compiled: BTreeMap<u64, Instant>,
 }
+
+/// Compilations with changes that are told apart until they are in force.
+const APART: usize = 16;
 
 /// One watched kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +140,7 @@ impl Watches {
     /// Age of the oldest change that is not yet in force; zero when there is none.
     pub fn lag(&self) -> Duration {
         let board = self.lock();
-        let oldest = board.compiled.into_iter().chain(board.changed).min();
+        let oldest = board.compiled.values().copied().chain(board.changed).min();
         oldest.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
@@ -149,16 +154,30 @@ impl Watches {
         self.leads.get().map(|leads| (leads.0)())
     }
 
-    /// A compilation begins: it sees every change up to now.
-    pub fn compiling(&self) {
+    /// A compilation begins: it sees every change up to now. Gives its revision, which grows from one.
+    pub fn compiling(&self) -> u64 {
         let mut board = self.lock();
-        let changed = board.changed.take();
-        board.compiled = board.compiled.or(changed);
+        board.revision += 1;
+        let revision = board.revision;
+        if let Some(changed) = board.changed.take() {
+            // While nothing can be put in force this must not grow: the last wait together.
+            let last = if board.compiled.len() < APART { None } else { board.compiled.pop_last() };
+            board.compiled.insert(revision, last.map_or(changed, |(_, at)| at));
+        }
+        revision
     }
 
-    /// What was compiled last is in force; tells how long ago the first change in it came.
-    pub fn in_force(&self) -> Option<Duration> {
-        self.lock().compiled.take().map(|at| at.elapsed())
+    /// What was compiled as `revision` is in force, with all before it; tells how long ago the first change in it came.
+    pub fn in_force(&self, revision: u64) -> Option<Duration> {
+        let mut board = self.lock();
+        let later = board.compiled.split_off(&(revision + 1));
+        let done = std::mem::replace(&mut board.compiled, later);
+        done.into_values().min().map(|at| at.elapsed())
+    }
+
+    /// What was compiled as `revision` is what was compiled before it: its own changes have nothing to wait for.
+    pub fn without_effect(&self, revision: u64) {
+        self.lock().compiled.remove(&revision);
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
@@ -290,13 +309,47 @@ mod tests {
         assert_eq!(watches.lag(), Duration::ZERO);
         watch.followed(1);
         assert!(watches.lag() > Duration::ZERO);
-        watches.compiling();
+        let first = watches.compiling();
         watch.followed(2);
         assert!(watches.lag() > Duration::ZERO);
-        watches.in_force();
+        assert!(watches.in_force(first).is_some());
         assert!(watches.lag() > Duration::ZERO, "one came while the other was compiled");
-        watches.compiling();
-        watches.in_force();
+        let second = watches.compiling();
+        assert!(watches.in_force(second).is_some());
+        assert_eq!((watches.lag(), watches.in_force(second)), (Duration::ZERO, None));
+    }
+
+    #[test]
+    fn a_change_ages_while_the_build_before_it_is_put_in_force() {
+        let watches = Arc::<Watches>::default();
+        let watch = watches.watch("services", "");
+        let build = || {
+            watch.followed(1);
+            watches.compiling()
+        };
+        let (first, second) = (build(), build());
+        watches.in_force(first);
+        assert!(watches.lag() > Duration::ZERO, "the second is not in force");
+        let third = build();
+        watches.without_effect(third);
+        assert!(watches.lag() > Duration::ZERO, "the second is not in force yet");
+        watches.in_force(second);
+        assert_eq!(watches.lag(), Duration::ZERO);
+    }
+
+    #[test]
+    fn changes_that_are_never_in_force_take_no_memory_and_age() {
+        let watches = Arc::<Watches>::default();
+        let watch = watches.watch("services", "");
+        let mut last = 0;
+        for _ in 0..10 * APART {
+            watch.followed(1);
+            last = watches.compiling();
+        }
+        assert_eq!(watches.lock().compiled.len(), APART);
+        watches.in_force(last - 1);
+        assert!(watches.lag() > Duration::ZERO);
+        watches.in_force(last);
         assert_eq!(watches.lag(), Duration::ZERO);
     }
 }

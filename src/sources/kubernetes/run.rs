@@ -214,14 +214,13 @@ async fn rebuild(
     let mut certificates = Certificates::default();
     loop {
         let started = Instant::now();
-        watches.compiling();
+        let revision = watches.compiling();
         let cluster = Cluster::read(stores.objects());
         certificates.update(&cluster);
-        let compiled = compile(&cluster, &certificates, &settings.compile);
-        let before = updates.borrow().clone();
+        let compiled = Compiled { revision, ..compile(&cluster, &certificates, &settings.compile) };
         let compiled = publish(&updates, compiled);
-        if before.is_some_and(|before| Arc::ptr_eq(&before, &compiled)) {
-            watches.in_force();
+        if compiled.revision != revision {
+            watches.without_effect(revision);
         }
         let addresses = match &settings.publish {
             Publish::None => Some(Vec::new()),
@@ -239,20 +238,21 @@ async fn rebuild(
     }
 }
 
-/// Sends the configuration on if it says anything new; gives the one in force.
+/// Sends the configuration on if it says anything new; gives the one that was sent last.
 fn publish(updates: &watch::Sender<Option<Arc<Compiled>>>, compiled: Compiled) -> Arc<Compiled> {
-    let mut in_force = None;
+    let mut sent = None;
     updates.send_if_modified(|current| {
-        let changed = current.as_deref() != Some(&compiled);
+        let is_same = |current: &Compiled| current.agrees_with(&compiled) && current.provenance == compiled.provenance;
+        let changed = !current.as_deref().is_some_and(is_same);
         let next = match current.take() {
             Some(current) if !changed => current,
             _ => Arc::new(compiled),
         };
-        in_force = Some(Arc::clone(&next));
+        sent = Some(Arc::clone(&next));
         *current = Some(next);
         changed
     });
-    in_force.unwrap_or_default()
+    sent.unwrap_or_default()
 }
 
 /// Waits for a change, and then until changes pause or [`LIMIT`] is over.
@@ -328,7 +328,7 @@ mod tests {
         let first = publish(&updates, Compiled::default());
         assert!(received.has_changed().unwrap());
         received.mark_unchanged();
-        let second = publish(&updates, Compiled::default());
+        let second = publish(&updates, Compiled { revision: 2, ..Compiled::default() });
         assert!(!received.has_changed().unwrap());
         assert!(Arc::ptr_eq(&first, &second));
     }
