@@ -32,7 +32,7 @@ use crate::{
 pub(super) struct Record {
     client: Rc<Client>,
     started: Instant,
-    /// For the access log; absent when there is none.
+    /// For the access log and the span; absent when there is neither.
     request: Option<Box<RequestLine>>,
     /// The route, once found.
     entry: Option<Arc<Entry>>,
@@ -53,7 +53,7 @@ pub(super) struct Record {
     /// Status of the response, once its head is known.
     pub(super) status: Option<u16>,
     /// The trace it belongs to, when there is a tracer.
-    pub(super) trace: Option<Box<Trace>>,
+    pub(super) trace: Option<Trace>,
     reason: Option<Error>,
     /// Why tries were followed by others.
     retries: Vec<&'static str>,
@@ -83,7 +83,8 @@ impl Record {
         client.begin();
         let trace = client.worker.tracer.begin(&head.headers);
         let layout = client.worker.access_log.layout();
-        let request = (layout.is_some() || trace.is_some()).then(|| {
+        let sampled = trace.as_ref().is_some_and(Trace::is_sampled);
+        let request = (layout.is_some() || sampled).then(|| {
             let authority = head.uri.authority().map(|a| a.as_str().as_bytes());
             let host = authority.or_else(|| head.headers.get(header::HOST).map(HeaderValue::as_bytes));
             Box::new(RequestLine {
@@ -257,7 +258,7 @@ impl Record {
         };
         self.client.worker.access_log.record(&record);
         if let Some(trace) = &self.trace {
-            trace.end(&record);
+            self.client.worker.tracer.end(trace, &record);
         }
     }
 }

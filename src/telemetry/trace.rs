@@ -104,8 +104,8 @@ impl Tracer {
         Ok(Self(Some(Queue { sample: settings.sample, spans, process })))
     }
 
-    /// Begins the span of a request; None when nothing is traced.
-    pub fn begin(&self, headers: &HeaderMap) -> Option<Box<Trace>> {
+    /// Begins the part of a trace that a request is; None when nothing is traced.
+    pub fn begin(&self, headers: &HeaderMap) -> Option<Trace> {
         let queue = self.0.as_ref()?;
         let mut found = headers.get_all(TRACEPARENT).iter();
         let parent = match (found.next(), found.next()) {
@@ -113,18 +113,42 @@ impl Tracer {
             _ => None,
         };
         let sampled = parent.map_or_else(|| fastrand::f64() < queue.sample, |parent| parent.sampled);
-        let user_agent = headers.get(header::USER_AGENT).filter(|_| sampled).cloned();
-        Some(Box::new(Trace {
+        Some(Trace {
             id: parent.map_or_else(TraceId::new, |parent| parent.trace),
             span: SpanId::new(),
-            state: headers.get(TRACESTATE).filter(|_| sampled && parent.is_some()).cloned(),
             parent: parent.map(|parent| parent.span),
-            sampled,
-            user_agent,
-            spans: Rc::default(),
-            retries: RefCell::default(),
-            queue: queue.clone(),
-        }))
+            sampled: sampled.then(|| {
+                Rc::new(Sampled {
+                    state: headers.get(TRACESTATE).filter(|_| parent.is_some()).cloned(),
+                    user_agent: headers.get(header::USER_AGENT).cloned(),
+                    attempts: RefCell::default(),
+                    retries: RefCell::default(),
+                })
+            }),
+        })
+    }
+
+    /// Ends the span of the request, and hands all to the exporter. Never waits.
+    pub fn end(&self, trace: &Trace, record: &Record<'_>) {
+        let (Some(queue), Some(sampled)) = (&self.0, &trace.sampled) else { return };
+        let mut spans = sampled.attempts.take();
+        spans.push(Span {
+            trace: trace.id,
+            id: trace.span,
+            parent: trace.parent,
+            state: sampled.state.clone(),
+            kind: Kind::Server,
+            name: name(record.method, record.route),
+            began: record.time,
+            ended: record.time.checked_add(record.duration).unwrap_or(record.time),
+            attributes: attributes(record, sampled.user_agent.as_ref()),
+            retries: sampled.retries.take(),
+            failed: record.server_error,
+        });
+        let count = spans.len() as u64;
+        if queue.spans.try_send(Message::Spans(spans)).is_err() {
+            queue.process.spans_dropped.fetch_add(count, Ordering::Relaxed);
+        }
     }
 
     /// Waits until what was sent before is exported, but at most for `patience`.
@@ -140,19 +164,23 @@ impl Tracer {
     }
 }
 
-/// The trace that a request belongs to, and what is known of its part here.
+/// The trace that a request belongs to. One that is not sampled allocates nothing.
 #[derive(Debug)]
 pub struct Trace {
     id: TraceId,
     span: SpanId,
     parent: Option<SpanId>,
+    sampled: Option<Rc<Sampled>>,
+}
+
+/// What is known of the part of a sampled trace that is here.
+#[derive(Debug)]
+struct Sampled {
     state: Option<HeaderValue>,
-    sampled: bool,
     user_agent: Option<HeaderValue>,
-    /// Attempts that have ended.
-    spans: Rc<RefCell<Vec<Span>>>,
+    /// Spans of those that have ended.
+    attempts: RefCell<Vec<Span>>,
     retries: RefCell<Vec<(&'static str, SystemTime)>>,
-    queue: Queue,
 }
 
 /// One try at an endpoint.
@@ -174,26 +202,29 @@ impl Trace {
         (&self.id, &self.span)
     }
 
+    /// Whether it has spans.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled.is_some()
+    }
+
     /// Makes the fields those of our own trace when the client had none that is valid.
     pub fn prepare(&self, headers: &mut HeaderMap) {
         if self.parent.is_none() {
             headers.remove(TRACESTATE); // W3C Trace Context §4.3: it belongs to the parent that was not there
-            headers.insert(TRACEPARENT, context::field(self.id, self.span, self.sampled));
+            headers.insert(TRACEPARENT, context::field(self.id, self.span, self.is_sampled()));
         }
     }
 
     /// An attempt is followed by another, for this reason.
     pub fn retried(&self, reason: &'static str) {
-        if self.sampled {
-            self.retries.borrow_mut().push((reason, SystemTime::now()));
+        if let Some(sampled) = &self.sampled {
+            sampled.retries.borrow_mut().push((reason, SystemTime::now()));
         }
     }
 
     /// Begins the span of an attempt, which the endpoint sees as its parent; None when nothing is sampled.
     pub fn attempt(&self, to: To<'_>, method: &Method, target: &str, headers: &mut HeaderMap) -> Option<Attempt> {
-        if !self.sampled {
-            return None;
-        }
+        let sampled = self.sampled.as_ref()?;
         let id = SpanId::new();
         headers.insert(TRACEPARENT, context::field(self.id, id, true));
         let now = SystemTime::now();
@@ -211,7 +242,7 @@ impl Trace {
             trace: self.id,
             id,
             parent: Some(self.span),
-            state: self.state.clone(),
+            state: sampled.state.clone(),
             kind: Kind::Client,
             name: name(method.as_str(), None),
             began: now,
@@ -220,39 +251,14 @@ impl Trace {
             retries: Vec::new(),
             failed: false,
         };
-        Some(Attempt { spans: Rc::clone(&self.spans), span: Some(span) })
-    }
-
-    /// Ends the span of the request, and hands all to the exporter. Never waits.
-    pub fn end(&self, record: &Record<'_>) {
-        if !self.sampled {
-            return;
-        }
-        let mut spans = self.spans.take();
-        spans.push(Span {
-            trace: self.id,
-            id: self.span,
-            parent: self.parent,
-            state: self.state.clone(),
-            kind: Kind::Server,
-            name: name(record.method, record.route),
-            began: record.time,
-            ended: record.time.checked_add(record.duration).unwrap_or(record.time),
-            attributes: attributes(record, self.user_agent.as_ref()),
-            retries: self.retries.take(),
-            failed: record.server_error,
-        });
-        let count = spans.len() as u64;
-        if self.queue.spans.try_send(Message::Spans(spans)).is_err() {
-            self.queue.process.spans_dropped.fetch_add(count, Ordering::Relaxed);
-        }
+        Some(Attempt { of: Rc::clone(sampled), span: Some(span) })
     }
 }
 
 /// The span of an attempt under way. Dropped before its end, the attempt was cancelled.
 #[derive(Debug)]
 pub struct Attempt {
-    spans: Rc<RefCell<Vec<Span>>>,
+    of: Rc<Sampled>,
     span: Option<Span>,
 }
 
@@ -283,7 +289,7 @@ impl Attempt {
     fn end(&mut self) {
         if let Some(mut span) = self.span.take() {
             span.ended = SystemTime::now();
-            self.spans.borrow_mut().push(span);
+            self.of.attempts.borrow_mut().push(span);
         }
     }
 }
@@ -353,4 +359,28 @@ fn attributes(record: &Record<'_>, user_agent: Option<&HeaderValue>) -> Vec<(&'s
     ];
     all.extend(known.into_iter().filter_map(|(name, value)| Some((name, value?))));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Traces this share; what is sent comes out.
+    fn tracer(sample: f64) -> (Tracer, mpsc::Receiver<Message>) {
+        let (spans, messages) = mpsc::channel(1);
+        (Tracer(Some(Queue { sample, spans, process: Arc::default() })), messages)
+    }
+
+    #[test]
+    fn a_request_that_is_not_sampled_has_a_context_and_nothing_else() {
+        let (tracer, _messages) = tracer(0.0);
+        let mut headers = HeaderMap::new();
+        let trace = tracer.begin(&headers).unwrap();
+        assert!(!trace.is_sampled());
+        assert!(std::mem::size_of::<Option<Trace>>() <= 64, "it is part of every request");
+        let queue = tracer.0.as_ref().unwrap();
+        assert_eq!((queue.spans.strong_count(), Arc::strong_count(&queue.process)), (1, 1));
+        trace.prepare(&mut headers);
+        assert!(headers[TRACEPARENT].to_str().unwrap().ends_with("-00"));
+    }
 }

@@ -231,7 +231,7 @@ impl Attempts<'_> {
         endpoint: &EndpointState,
         record: &Record,
     ) -> Option<trace::Attempt> {
-        let trace = record.trace.as_ref()?;
+        let trace = record.trace.as_ref().filter(|trace| trace.is_sampled())?;
         let (method, target) = (request.method().clone(), request.uri().path_and_query().cloned());
         let ip;
         let (host, port) = match &endpoint.address {
