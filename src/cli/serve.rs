@@ -180,7 +180,7 @@ struct TraceArgs {
     /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`; none].
     #[arg(long, env = "PIERHEAD_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<String>,
-    /// Share of the traces begun here that are sampled, 0 to 1; requests that belong to a trace follow its decision.
+    /// Share of requests that are traced, 0 to 1; those from `--trusted-cidr` with a `traceparent` follow its sampled flag.
     #[arg(long, env = "PIERHEAD_TRACE_SAMPLE", value_name = "RATE", default_value = "1", value_parser = share)]
     trace_sample: f64,
 }

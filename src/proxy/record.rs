@@ -23,7 +23,7 @@ use crate::{
     telemetry::{
         access_log,
         metrics::{Ended, Outcome, RouteMetrics},
-        trace::Trace,
+        trace::{Decision, Trace},
     },
 };
 
@@ -81,7 +81,7 @@ impl Record {
     /// Starts with the request head.
     pub(super) fn start(client: &Rc<Client>, head: &Parts, request_id: &HeaderValue, address: IpAddr) -> Self {
         client.begin();
-        let trace = client.worker.tracer.begin(&head.headers);
+        let trace = client.worker.tracer.begin(&head.headers, decision(client));
         let layout = client.worker.access_log.layout();
         let sampled = trace.as_ref().is_some_and(Trace::is_sampled);
         let request = (layout.is_some() || sampled).then(|| {
@@ -261,6 +261,11 @@ impl Record {
             self.client.worker.tracer.end(trace, &record);
         }
     }
+}
+
+/// Who decides what is sampled: a peer that may say who its client is may say this too.
+fn decision(client: &Client) -> Decision {
+    if client.forwarded.trusted { Decision::Client } else { Decision::Local }
 }
 
 /// Counts and logs bytes that never became a request.

@@ -34,7 +34,7 @@ const WAITING: usize = 2048;
 pub struct Settings {
     /// URL of the collector; None for no tracing.
     pub endpoint: Option<String>,
-    /// Share of the traces begun here that are sampled, 0 to 1; others follow the client.
+    /// Share of the requests that are sampled, 0 to 1; those of trusted clients that decided follow them.
     pub sample: f64,
 }
 
@@ -105,18 +105,21 @@ impl Tracer {
     }
 
     /// Begins the part of a trace that a request is; None when nothing is traced.
-    pub fn begin(&self, headers: &HeaderMap) -> Option<Trace> {
+    pub fn begin(&self, headers: &HeaderMap, decision: Decision) -> Option<Trace> {
         let queue = self.0.as_ref()?;
         let mut found = headers.get_all(TRACEPARENT).iter();
         let parent = match (found.next(), found.next()) {
             (Some(one), None) => Parent::read(one.as_bytes()),
             _ => None,
         };
-        let sampled = parent.map_or_else(|| fastrand::f64() < queue.sample, |parent| parent.sampled);
+        let decided = parent.filter(|_| decision == Decision::Client).map(|parent| parent.sampled);
+        // Drawn, and not taken from the identifier, which the client chooses.
+        let sampled = decided.unwrap_or_else(|| fastrand::f64() < queue.sample);
         Some(Trace {
             id: parent.map_or_else(TraceId::new, |parent| parent.trace),
             span: SpanId::new(),
             parent: parent.map(|parent| parent.span),
+            field_stands: parent.is_some_and(|parent| parent.sampled == sampled),
             sampled: sampled.then(|| {
                 Rc::new(Sampled {
                     state: headers.get(TRACESTATE).filter(|_| parent.is_some()).cloned(),
@@ -164,12 +167,23 @@ impl Tracer {
     }
 }
 
+/// Whose decision to sample holds for a request that belongs to a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// That of the client.
+    Client,
+    /// Our own: anybody can set a flag.
+    Local,
+}
+
 /// The trace that a request belongs to. One that is not sampled allocates nothing.
 #[derive(Debug)]
 pub struct Trace {
     id: TraceId,
     span: SpanId,
     parent: Option<SpanId>,
+    /// The `traceparent` of the client says what we would.
+    field_stands: bool,
     sampled: Option<Rc<Sampled>>,
 }
 
@@ -207,10 +221,13 @@ impl Trace {
         self.sampled.is_some()
     }
 
-    /// Makes the fields those of our own trace when the client had none that is valid.
+    /// Makes the fields say our own trace when the client had none that is valid, and our decision when it is another.
     pub fn prepare(&self, headers: &mut HeaderMap) {
         if self.parent.is_none() {
             headers.remove(TRACESTATE); // W3C Trace Context §4.3: it belongs to the parent that was not there
+        }
+        if !self.field_stands {
+            // W3C Trace Context §3.4: with another flag goes another parent.
             headers.insert(TRACEPARENT, context::field(self.id, self.span, self.is_sampled()));
         }
     }
@@ -375,7 +392,7 @@ mod tests {
     fn a_request_that_is_not_sampled_has_a_context_and_nothing_else() {
         let (tracer, _messages) = tracer(0.0);
         let mut headers = HeaderMap::new();
-        let trace = tracer.begin(&headers).unwrap();
+        let trace = tracer.begin(&headers, Decision::Local).unwrap();
         assert!(!trace.is_sampled());
         assert!(std::mem::size_of::<Option<Trace>>() <= 64, "it is part of every request");
         let queue = tracer.0.as_ref().unwrap();

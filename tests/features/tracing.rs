@@ -207,7 +207,7 @@ async fn what_is_not_sampled_has_no_span_and_says_so_to_the_endpoint() {
     let (one, collector) = (Backend::start("one").await, Collector::start().await);
     let flag = format!("--otlp-endpoint=http://{}", collector.address);
     let setup = Setup::default().manifests(to_one(&one)).flag(flag).flag("--trace-sample=0");
-    let pierhead = setup.start().await;
+    let pierhead = setup.flag("--trusted-cidr=127.0.0.0/8").start().await;
     let parent = |flags: &str| format!("00-{TRACE}-{PARENT}-{flags}");
     let (seen, _) = ask(&pierhead, "/shop/not", &format!("traceparent: {}\r\n", parent("00"))).await;
     assert_eq!(seen, [parent("00")], "it passes unchanged");
@@ -217,6 +217,24 @@ async fn what_is_not_sampled_has_no_span_and_says_so_to_the_endpoint() {
     collector.spans_of("/shop/sampled").await;
     assert!(collector.spans().iter().all(|span| hex(&span.trace_id) == TRACE), "only what the client sampled");
     assert_eq!(collector.spans().len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_is_not_trusted_keeps_its_trace_and_does_not_decide_what_is_sampled() {
+    let (one, collector) = (Backend::start("one").await, Collector::start().await);
+    for (sample, flag, told) in [("0", "01", "00"), ("1", "00", "01")] {
+        let otlp = format!("--otlp-endpoint=http://{}", collector.address);
+        let setup = Setup::default().manifests(to_one(&one)).flag(otlp).flag(format!("--trace-sample={sample}"));
+        let mut pierhead = setup.start().await;
+        let fields = format!("traceparent: 00-{TRACE}-{PARENT}-{flag}\r\ntracestate: a=b\r\n");
+        let (seen, state) = ask(&pierhead, "/shop", &fields).await;
+        assert!(seen[0].starts_with(&format!("00-{TRACE}-")) && seen[0].ends_with(&format!("-{told}")), "{seen:?}");
+        assert!(!seen[0].contains(PARENT), "another flag is of another parent: {seen:?}");
+        assert_eq!(state, ["a=b"]);
+        pierhead.signal("TERM").await;
+        assert!(pierhead.ended().await.success());
+        assert_eq!(collector.spans().len(), if sample == "0" { 0 } else { 2 }, "--trace-sample={sample}");
+    }
 }
 
 #[tokio::test]
