@@ -29,6 +29,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 #[cfg(feature = "otel")]
 const WAITING: usize = 2048;
 
+/// Most bytes of the text of an attribute.
+const LONGEST: usize = 1024;
+
 /// Which requests are traced, and where spans go.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -122,7 +125,7 @@ impl Tracer {
             field_stands: parent.is_some_and(|parent| parent.sampled == sampled),
             sampled: sampled.then(|| {
                 Rc::new(Sampled {
-                    state: headers.get(TRACESTATE).filter(|_| parent.is_some()).cloned(),
+                    state: headers.get(TRACESTATE).filter(|_| parent.is_some()).and_then(kept),
                     user_agent: headers.get(header::USER_AGENT).cloned(),
                     attempts: RefCell::default(),
                     retries: RefCell::default(),
@@ -320,8 +323,20 @@ impl Drop for Attempt {
     }
 }
 
+/// At most [`LONGEST`] bytes of it: what waits for the exporter is bounded.
 fn text(text: &str) -> Value {
-    Value::Text(text.to_owned())
+    Value::Text(text[..text.floor_char_boundary(LONGEST)].to_owned())
+}
+
+/// As [`text`]. What is not UTF-8 becomes U+FFFD.
+fn lossy(bytes: &[u8]) -> Value {
+    // A character that is cut here begins behind what is kept.
+    text(&String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST + 3)]))
+}
+
+/// A copy that holds no more than itself, and not the memory that its request was read into; None for a long one.
+fn kept(state: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(state.as_bytes()).ok().filter(|state| state.len() <= LONGEST)
 }
 
 /// The method, as OpenTelemetry wants it: others could be any number of names.
@@ -340,7 +355,6 @@ fn name(method: &str, route: Option<&str>) -> String {
 
 /// Names are those of the semantic conventions for HTTP of OpenTelemetry, and `pierhead.*` for what they lack.
 fn attributes(record: &Record<'_>, user_agent: Option<&HeaderValue>) -> Vec<(&'static str, Value)> {
-    let lossy = |bytes: &[u8]| Value::Text(String::from_utf8_lossy(bytes).into_owned());
     let number = |number: u64| Value::Number(i64::try_from(number).unwrap_or(i64::MAX));
     let mut all = vec![
         ("http.request.method", text(known(record.method))),
@@ -386,6 +400,19 @@ mod tests {
     fn tracer(sample: f64) -> (Tracer, mpsc::Receiver<Message>) {
         let (spans, messages) = mpsc::channel(1);
         (Tracer(Some(Queue { sample, spans, process: Arc::default() })), messages)
+    }
+
+    #[test]
+    fn attributes_are_cut_between_characters() {
+        let of = |value| match value {
+            Value::Text(text) => (text.len(), text.capacity(), text.contains('\u{fffd}')),
+            Value::Number(_) => panic!("a number"),
+        };
+        let long = "a".to_owned() + &"ä".repeat(40_000);
+        assert_eq!(of(text(&long)), (LONGEST - 1, LONGEST - 1, false));
+        assert_eq!(of(lossy(long.as_bytes())), (LONGEST - 1, LONGEST - 1, false));
+        assert_eq!(of(lossy(&[0xff; 4000])).0, LONGEST / 3 * 3);
+        assert_eq!(of(text("short")), (5, 5, false));
     }
 
     #[test]
