@@ -178,7 +178,11 @@ impl Record {
         }
     }
 
+    /// Counts why the exchange ends as it does: an answer of ours that nobody takes keeps its own reason.
     fn count(&mut self, error: Error) {
+        if self.reason.is_some() {
+            return;
+        }
         self.reason = Some(error);
         let worker = &self.client.worker;
         worker.metrics.process.answered(worker.thread, error.reason());
