@@ -20,10 +20,10 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{self, Receiver, SyncSender},
+        mpsc::{self, Receiver, SyncSender, TrySendError},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use self::{
@@ -37,6 +37,9 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Buffers that may wait for the writer: about 4 MiB.
 const WAITING: usize = 256;
+
+/// How often the end of the process looks for room among them.
+const ROOM: Duration = Duration::from_millis(1);
 
 /// How requests are logged, as a flag says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,10 +164,17 @@ impl AccessLog {
     pub fn finish(&self, patience: Duration) {
         let Some(output) = &self.0 else { return };
         flush_current_thread();
+        let deadline = Instant::now() + patience;
         let (done, written) = mpsc::sync_channel(1);
-        if output.writer.try_send(Message::Flush(done)).is_ok() {
-            let _late = written.recv_timeout(patience);
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(back)) = output.writer.try_send(message) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            message = back;
+            thread::sleep(ROOM);
         }
+        let _late = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -331,6 +341,26 @@ mod tests {
             assert!(lines < 1_000_000, "the channel has no bound");
         }
         log.finish(Duration::ZERO);
+    }
+
+    #[test]
+    fn finish_waits_for_room_when_the_channel_is_full() {
+        let (unblock, blocked) = mpsc::channel();
+        let process = Arc::new(Process::default());
+        let log = AccessLog::start_on(all(Layout::text()), Arc::clone(&process), Blocked(blocked)).unwrap();
+        while process.access_log_dropped.load(Ordering::Relaxed) == 0 {
+            log.record(&record());
+        }
+        let (written, told) = mpsc::channel();
+        let reader = thread::spawn(move || {
+            // Every buffer in the channel is one write, and one more is in the hands of the writer.
+            (0..=WAITING).for_each(|_| unblock.send(()).unwrap());
+            written.send(()).unwrap();
+            unblock // dropped by the test, so that a writer that goes on is blocked
+        });
+        log.finish(Duration::from_secs(10));
+        assert!(told.try_recv().is_ok(), "it gave up before anything could be written");
+        drop(reader.join().unwrap());
     }
 
     #[test]
