@@ -61,11 +61,8 @@ struct EndpointView<'a> {
 impl<'a> BackendView<'a> {
     fn of(id: &'a BackendId, pool: &'a Pool, now: u64) -> Self {
         let Pool { backend, .. } = pool;
-        let endpoints = pool.endpoints().iter().filter_map(|state| {
-            // Both are sorted by address; a pool may use fewer.
-            let at = backend.endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&state.address)).ok()?;
-            Some(EndpointView::of(&backend.endpoints[at], state, &backend.policy, now))
-        });
+        let view = |state| Some(EndpointView::of(pool.declared(state)?, state, &backend.policy, now));
+        let endpoints = pool.endpoints().iter().filter_map(|state| view(state));
         Self {
             id,
             in_flight: pool.in_flight(),
@@ -87,14 +84,8 @@ impl<'a> EndpointView<'a> {
             in_flight: state.in_flight(),
             latency_milliseconds: state.latency(now),
             fit: unfit.is_none(),
-            unfit: unfit.map(|unfit| match unfit {
-                Unfit::Probes => "its probes fail",
-                Unfit::Ejected(_) => "its requests failed",
-            }),
-            ejected_milliseconds: match unfit {
-                Some(Unfit::Ejected(time)) => Some(time.as_millis()),
-                _ => None,
-            },
+            unfit: unfit.map(Unfit::reason),
+            ejected_milliseconds: unfit.and_then(Unfit::rest).map(|rest| rest.as_millis()),
             ramp: state.ramp(policy.load_balancing.slow_start, now),
             probe_failure: state.probe_failure().filter(|_| !state.passes_probes()),
         }

@@ -29,6 +29,7 @@ use axum::{
 use tokio_util::sync::CancellationToken;
 
 pub use explain::ANSWERED_BY;
+pub use page::escaped;
 
 use crate::{
     routing::Live,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    model::{Origin, Problem, Severity},
+    model::{Origin, Problem},
     sources::{
         file::{self, Place},
         kubernetes::{Certificates, Cluster, Settings, compile, is_ours},
@@ -149,10 +149,7 @@ fn unreadable(unreadable: &file::Unreadable) -> Finding {
 fn finding(problem: &Problem, places: &BTreeMap<Origin, Place>) -> Finding {
     let place = places.get(&problem.origin);
     Finding {
-        severity: match problem.kind.severity() {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
+        severity: problem.kind.severity().name(),
         file: place.map(|place| place.file.display().to_string()),
         line: place.map(|place| place.line_of(&problem.field)),
         document: place.map(|place| place.document),

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    admin::ANSWERED_BY,
+    admin::{ANSWERED_BY, escaped},
     explain::{By, Request},
 };
 
@@ -141,13 +141,4 @@ async fn get(authority: &str, target: &str) -> anyhow::Result<(StatusCode, Optio
         }
     }
     Ok((status, by, String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// As the value of a parameter of a query (RFC 3986 §2.1).
-fn escaped(text: &str) -> String {
-    let escape = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(escape).collect()
 }

@@ -94,8 +94,7 @@ pub(super) fn origins(entry: &Entry, compiled: &Compiled, origins: &mut Vec<Orig
 fn endpoints(pool: &Pool, preview: Option<&Preview>, now: u64) -> Vec<EndpointView> {
     let backend = &pool.backend;
     let view = |(index, state): (usize, &std::sync::Arc<crate::routing::EndpointState>)| {
-        let at = backend.endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&state.address)).ok();
-        let endpoint = at.map(|at| &backend.endpoints[at]);
+        let endpoint = pool.declared(state);
         let prospect = preview.map(|preview| preview.endpoints[index]);
         let is_candidate = prospect.is_some_and(|prospect| prospect.is_open);
         let failure = || state.probe_failure().map_or(String::new(), |failure| format!(": {failure}"));

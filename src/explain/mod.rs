@@ -24,7 +24,7 @@ pub use self::{
 use crate::{
     filters::{Filter, Head},
     matching::{HostPattern, NormalPath, PathPattern, RequestHost},
-    model::{Compiled, Origin, Problem, ProblemKind, Severity},
+    model::{Compiled, Origin, Problem, ProblemKind},
     proxy::{self, Error},
     routing::{Entry, Live, Snapshot},
 };
@@ -248,10 +248,7 @@ fn problems(compiled: &Compiled, origins: &[Origin], of_hosts: bool) -> Vec<Told
         origins.contains(&problem.origin) || of_hosts && (malformed || no_host)
     };
     let told = |problem: &Problem| Told {
-        severity: match problem.kind.severity() {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        },
+        severity: problem.kind.severity().name(),
         source: source(compiled, &problem.origin, &problem.field),
         message: problem.kind.to_string(),
     };

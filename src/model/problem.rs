@@ -126,6 +126,16 @@ pub enum Severity {
     Error,
 }
 
+impl Severity {
+    /// Its name in lower case, as in metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
 impl ProblemKind {
     /// One word for Events, conditions and metric labels.
     pub fn reason(&self) -> &'static str {

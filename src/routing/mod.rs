@@ -16,4 +16,4 @@ pub use pool::{
     Admission, Certainty, EndpointState, Lease, Pending, Permit, Pool, Preview, Prospect, Selection, Slot, Slots,
     Unfit, Unpickable, client_hash,
 };
-pub use snapshot::{Entry, Site, Snapshot, Target, route_labels};
+pub use snapshot::{Entry, Site, Snapshot, Target, route_labels, same_port};

@@ -162,6 +162,19 @@ impl Pool {
         &self.endpoints
     }
 
+    /// What the model says of one of these endpoints.
+    pub fn declared(&self, state: &EndpointState) -> Option<&Endpoint> {
+        // The model has its endpoints sorted by address.
+        let endpoints = &self.backend.endpoints;
+        let at = endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&state.address)).ok()?;
+        Some(&endpoints[at])
+    }
+
+    /// Whether fitness does not count, as only so many of its endpoints are fit.
+    pub fn panics(&self, fit: usize) -> bool {
+        availability::too_few(fit as u64, self.endpoints.len() as u64, self.backend.policy.health.panic_threshold)
+    }
+
     /// Requests in flight to the backend now, over all threads.
     pub fn in_flight(&self) -> u32 {
         self.state.in_flight()

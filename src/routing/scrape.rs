@@ -15,7 +15,7 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder};
 
 use super::{EndpointState, Pool, Snapshot, Unfit, live::Retired, snapshot::same_port};
 use crate::{
-    model::{Certificate, Compiled, Host, Severity},
+    model::{Certificate, Compiled, Host},
     telemetry::metrics::{Family, table},
 };
 
@@ -132,11 +132,7 @@ fn configuration(compiled: &Compiled) -> [Family<'_>; 3] {
     }
     let mut reasons: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for problem in &compiled.problems {
-        let severity = match problem.kind.severity() {
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
-        *reasons.entry((severity, problem.kind.reason())).or_default() += 1;
+        *reasons.entry((problem.kind.severity().name(), problem.kind.reason())).or_default() += 1;
     }
     let mut problems = table::PROBLEMS.family();
     for ((severity, reason), count) in reasons {

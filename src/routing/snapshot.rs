@@ -121,7 +121,7 @@ fn apply_limits(pools: &BTreeMap<BackendId, Arc<Pool>>) {
 }
 
 /// Whether both are pools of one Service port, which share all that is known of it.
-pub(super) fn same_port(a: &BackendId, b: &BackendId) -> bool {
+pub fn same_port(a: &BackendId, b: &BackendId) -> bool {
     (&a.namespace, &a.service, a.port) == (&b.namespace, &b.service, b.port)
 }
 

@@ -54,11 +54,7 @@ fn words(id: &BackendId, pool: &Pool, now: u64) -> String {
     let policy = &pool.backend.policy;
     let mut words = format!("{id} {}", policy::summary(&pool.backend).join(" "));
     for endpoint in pool.endpoints() {
-        let state = match endpoint.unfit(policy, now) {
-            None => "fit",
-            Some(Unfit::Probes) => "probes fail",
-            Some(Unfit::Ejected(_)) => "ejected",
-        };
+        let state = endpoint.unfit(policy, now).map_or("fit", Unfit::name);
         words.extend([" ", &endpoint.address.to_string(), " ", state]);
     }
     words
@@ -66,7 +62,7 @@ fn words(id: &BackendId, pool: &Pool, now: u64) -> String {
 
 fn backend(facts: &Facts<'_>, id: &BackendId, pool: &Pool, limit: usize) -> Markup {
     let fitness = facts.fitness(id);
-    let mut states: Vec<_> = pool.endpoints().iter().map(|state| (&**state, known(pool, state))).collect();
+    let mut states: Vec<_> = pool.endpoints().iter().map(|state| (&**state, pool.declared(state))).collect();
     // Those that need attention are never among the ones left out.
     states.sort_by_key(|(state, _)| state.unfit(&pool.backend.policy, facts.now).is_none());
     let rows = html! {
@@ -107,13 +103,6 @@ fn verdict(fitness: Fitness) -> Markup {
     }
 }
 
-/// The endpoint of the model that a state is of: both are sorted by address; a pool may use fewer.
-fn known<'a>(pool: &'a Pool, state: &EndpointState) -> Option<&'a Endpoint> {
-    let endpoints = &pool.backend.endpoints;
-    let at = endpoints.binary_search_by(|endpoint| endpoint.address.cmp(&state.address)).ok()?;
-    Some(&endpoints[at])
-}
-
 fn row(facts: &Facts<'_>, pool: &Pool, state: &EndpointState, endpoint: Option<&Endpoint>) -> Markup {
     let latency = state.latency(facts.now);
     html! {
@@ -133,13 +122,11 @@ fn standing(facts: &Facts<'_>, pool: &Pool, state: &EndpointState) -> Markup {
     let policy = &pool.backend.policy;
     let failure = state.probe_failure();
     match state.unfit(policy, facts.now) {
-        Some(Unfit::Probes) => html! {
-            (badge(Tone::Bad, "Probes fail"))
-            @if let Some(failure) = failure { span.sub { (failure) } }
-        },
-        Some(Unfit::Ejected(rest)) => html! {
-            (badge(Tone::Bad, "Ejected"))
-            span.sub { "its requests failed; back in " (rest.as_millis().div_ceil(1000)) " s" }
+        Some(unfit) => html! {
+            (badge(Tone::Bad, unfit.name()))
+            @if let Some(rest) = unfit.rest() {
+                span.sub { (unfit.reason()) "; back in " (rest.as_millis().div_ceil(1000)) " s" }
+            } @else if let Some(failure) = failure { span.sub { (failure) } }
         },
         None => {
             let ramp = state.ramp(policy.load_balancing.slow_start, facts.now);

@@ -15,7 +15,10 @@ use super::{
     layout::{Tone, badge},
     list::{Align, Query, ROWS, Search, Shown, table},
 };
-use crate::{matching::HostPattern, model::Certificate};
+use crate::{
+    matching::HostPattern,
+    model::{Certificate, Model},
+};
 
 /// From how few days on a certificate should have been renewed: cert-manager renews at a third of the time, 30 of 90.
 const SOON: i64 = 21;
@@ -38,29 +41,28 @@ pub(super) struct Use<'a> {
     is_default: bool,
 }
 
-impl<'a> Facts<'a> {
-    /// Every certificate once, the first to expire first.
-    pub(super) fn certificates(&self) -> Vec<Use<'a>> {
-        let model = self.model();
-        let mut uses = BTreeMap::new();
-        let new = |certificate| Use { certificate, hosts: Vec::new(), is_default: false };
-        if let Some(default) = &model.default_certificate {
-            uses.entry(Arc::as_ptr(default)).or_insert_with(|| new(default)).is_default = true;
-        }
-        for (host, certificate) in &model.certificates {
-            if let Some(certificate) = certificate {
-                uses.entry(Arc::as_ptr(certificate)).or_insert_with(|| new(certificate)).hosts.push(host);
-            }
-        }
-        let mut uses: Vec<_> = uses.into_values().collect();
-        uses.sort_by_key(|a| (a.certificate.not_after, &a.certificate.origin));
-        uses
+/// Every certificate once, the first to expire first.
+pub(super) fn uses(model: &Model) -> Vec<Use<'_>> {
+    let mut uses = BTreeMap::new();
+    let new = |certificate| Use { certificate, hosts: Vec::new(), is_default: false };
+    if let Some(default) = &model.default_certificate {
+        uses.entry(Arc::as_ptr(default)).or_insert_with(|| new(default)).is_default = true;
     }
+    for (host, certificate) in &model.certificates {
+        if let Some(certificate) = certificate {
+            uses.entry(Arc::as_ptr(certificate)).or_insert_with(|| new(certificate)).hosts.push(host);
+        }
+    }
+    let mut uses: Vec<_> = uses.into_values().collect();
+    uses.sort_by_key(|a| (a.certificate.not_after, &a.certificate.origin));
+    uses
+}
 
+impl<'a> Facts<'a> {
     /// Certificates that have expired or soon will.
-    pub(super) fn expiring(&self) -> impl Iterator<Item = (&'a Certificate, Tone, String)> {
+    pub(super) fn expiring(&self) -> impl Iterator<Item = (&'a Certificate, Tone, String)> + use<'_, 'a> {
         let now = now();
-        self.certificates().into_iter().filter_map(move |used| {
+        self.certificates.iter().filter_map(move |used| {
             let days = days(used.certificate, now);
             (tone(days) != Tone::Good).then(|| (&**used.certificate, tone(days), left(days)))
         })
@@ -69,8 +71,8 @@ impl<'a> Facts<'a> {
 
 pub(super) fn render(facts: &Facts<'_>, query: &Query) -> Markup {
     let search = Search::new(query);
-    let takes = |used: &Use<'_>| search.takes(|| words(used));
-    let shown = Shown::of(facts.certificates().into_iter(), query, ROWS, takes);
+    let takes = |used: &&Use<'_>| search.takes(|| words(used));
+    let shown = Shown::of(facts.certificates.iter(), query, ROWS, takes);
     let now = now();
     let rows = html! { @for used in &shown.rows { (row(used, now)) } };
     html! {

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::certificates::{self, Use};
 use crate::{
     model::{Action, BackendId, Model, Problem, Route, Severity, Unavailable},
-    routing::{Pool, Snapshot},
+    routing::{Pool, Snapshot, same_port},
 };
 
 /// The snapshot in force with what is counted in it.
@@ -13,6 +14,8 @@ pub(super) struct Facts<'a> {
     /// Milliseconds since the epoch of the live state.
     pub(super) now: u64,
     fitness: BTreeMap<&'a BackendId, Fitness>,
+    /// Every certificate once, the first to expire first.
+    pub(super) certificates: Vec<Use<'a>>,
     pub(super) routes: usize,
     /// Routes that answer 503.
     pub(super) unserved: usize,
@@ -34,7 +37,7 @@ impl Fitness {
         let policy = &pool.backend.policy;
         let all = pool.endpoints().len();
         let fit = pool.endpoints().iter().filter(|endpoint| endpoint.unfit(policy, now).is_none()).count();
-        Self { all, fit, panics: fit * 100 < all * policy.health.panic_threshold as usize }
+        Self { all, fit, panics: pool.panics(fit) }
     }
 
     /// Why requests are answered 503; None when they are not.
@@ -51,7 +54,8 @@ impl<'a> Facts<'a> {
     /// Counts what is in a snapshot.
     pub(super) fn gather(snapshot: &'a Snapshot, now: u64) -> Self {
         let fitness = snapshot.pools().iter().map(|(id, pool)| (id, Fitness::of(pool, now))).collect();
-        let mut facts = Self { snapshot, now, fitness, routes: 0, unserved: 0, errors: 0, warnings: 0 };
+        let certificates = certificates::uses(&snapshot.compiled.model);
+        let mut facts = Self { snapshot, now, fitness, certificates, routes: 0, unserved: 0, errors: 0, warnings: 0 };
         for route in facts.routes() {
             facts.routes += 1;
             facts.unserved += usize::from(facts.refusal(route).is_some());
@@ -113,9 +117,6 @@ impl<'a> Facts<'a> {
     /// One pool of each Service port: its pools share endpoints and counts.
     fn ports(&self) -> impl Iterator<Item = (&'a BackendId, &'a Arc<Pool>)> + use<'a> {
         let mut last = None;
-        self.snapshot.pools().iter().filter(move |(id, _)| {
-            let port = (&id.namespace, &id.service, id.port);
-            last.replace(port) != Some(port)
-        })
+        self.snapshot.pools().iter().filter(move |(id, _)| !last.replace(*id).is_some_and(|last| same_port(last, id)))
     }
 }

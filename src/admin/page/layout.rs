@@ -115,7 +115,7 @@ fn pages(current: Page, facts: &Facts<'_>) -> Markup {
         Page::Problems if facts.errors > 0 => Some(((facts.errors + facts.warnings).to_string(), Tone::Bad)),
         Page::Problems if facts.warnings > 0 => Some((facts.warnings.to_string(), Tone::Warn)),
         Page::Problems => Some(("0".to_owned(), Tone::Plain)),
-        Page::Certificates => Some(part(facts.expiring().count(), facts.certificates().len(), Tone::Warn)),
+        Page::Certificates => Some(part(facts.expiring().count(), facts.certificates.len(), Tone::Warn)),
     };
     html! {
         nav.bar id="pages" aria-label="Pages" data-live {

@@ -107,7 +107,7 @@ impl<T> Shown<T> {
 }
 
 /// Text as a value in a query (RFC 3986 §2.3: all but unreserved characters are escaped).
-pub(super) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     use std::fmt::Write as _;
     text.bytes().fold(String::new(), |mut escaped, byte| {
         match byte {

@@ -13,6 +13,8 @@ mod policy;
 mod problems;
 mod routes;
 
+pub use list::escaped;
+
 use axum::{
     Router,
     extract::{Query as Parameters, State as Shared},

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     admin::State,
     model::{Action, Problem, ProblemKind},
-    routing::Unfit,
     telemetry::watches::{Kind, State as WatchState},
 };
 
@@ -61,7 +60,7 @@ fn tiles(state: &State, facts: &Facts<'_>) -> Markup {
         ),
         ("Endpoints", "/backends", all.to_string(), fitness),
         ("Problems", "/problems", (facts.errors + facts.warnings).to_string(), problems),
-        ("Certificates", "/certificates", facts.certificates().len().to_string(), expiry),
+        ("Certificates", "/certificates", facts.certificates.len().to_string(), expiry),
         (
             "Requests in flight",
             "/backends",
@@ -156,15 +155,14 @@ fn unserved<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Line> + use<'a> {
 fn unfit<'a>(facts: &'a Facts<'_>) -> impl Iterator<Item = Line> + use<'a> {
     facts.snapshot.pools().iter().flat_map(move |(id, pool)| {
         pool.endpoints().iter().filter_map(move |endpoint| {
-            let (word, why) = match endpoint.unfit(&pool.backend.policy, facts.now)? {
-                Unfit::Probes => {
-                    ("Probes fail", endpoint.probe_failure().map_or(String::new(), |why| format!(": {why}")))
-                }
-                Unfit::Ejected(rest) => ("Ejected", format!(", back in {} s", rest.as_millis().div_ceil(1000))),
+            let unfit = endpoint.unfit(&pool.backend.policy, facts.now)?;
+            let why = match unfit.rest() {
+                Some(rest) => format!(", back in {} s", rest.as_millis().div_ceil(1000)),
+                None => endpoint.probe_failure().map_or(String::new(), |why| format!(": {why}")),
             };
             let link = format!("/backends?q={}", escaped(&id.to_string()));
             let what = html! { a href=(link) { (id) } " at " code { (endpoint.address) } (why) };
-            Some(Line { tone: Tone::Bad, word, what })
+            Some(Line { tone: Tone::Bad, word: unfit.name(), what })
         })
     })
 }

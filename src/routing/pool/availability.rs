@@ -41,7 +41,7 @@ impl Open {
 
     fn decide(counts: &Counts, panic_threshold: u32) -> Self {
         let Counts { all, fit, near, near_fit } = *counts;
-        if fit * 100 < all * u64::from(panic_threshold) {
+        if too_few(fit, all, panic_threshold) {
             return if near > 0 { Self::Near } else { Self::All };
         }
         match (near_fit, fit) {
@@ -50,6 +50,11 @@ impl Open {
             _ => Self::NearFit,
         }
     }
+}
+
+/// Whether so few are fit that fitness does not count. `threshold` is in percent.
+pub(super) fn too_few(fit: u64, all: u64, threshold: u32) -> bool {
+    fit * 100 < all * u64::from(threshold)
 }
 
 #[derive(Default)]

@@ -51,6 +51,32 @@ pub enum Unfit {
     Ejected(Duration),
 }
 
+impl Unfit {
+    /// The state in words, as it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probes => "Probes fail",
+            Self::Ejected(_) => "Ejected",
+        }
+    }
+
+    /// What brought it there.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Probes => "its probes fail",
+            Self::Ejected(_) => "its requests failed",
+        }
+    }
+
+    /// Until it comes back; None when that is up to its probes.
+    pub fn rest(self) -> Option<Duration> {
+        match self {
+            Self::Probes => None,
+            Self::Ejected(rest) => Some(rest),
+        }
+    }
+}
+
 impl EndpointState {
     pub(super) fn new(address: Address, in_use_since: u64, changes: Arc<AtomicU32>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
