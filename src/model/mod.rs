@@ -23,7 +23,7 @@ pub use builder::Builder;
 pub use certificate::Certificate;
 pub use endpoint_tls::{EndpointTls, Verification};
 pub use origin::Origin;
-pub use place::Place;
+pub use place::{Place, Text};
 pub use policy::{
     ActiveCheck, AffinityMode, Backoff, Connections, CookieAffinity, HashOn, Health, Limits, LoadBalancing, Policy,
     Probe, ProxyProtocol, Retries, RetryOn, SameSite, ServerErrors, Timeouts, ZonePreference,

@@ -2,7 +2,13 @@
 //!
 //! The lines of fields are looked for when somebody asks, never on the way to traffic.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+use self::lines::Lines;
 
 /// Where an object stands.
 #[derive(Clone, PartialEq, Eq)]
@@ -14,7 +20,7 @@ pub struct Place {
     /// Number of the document's first line, its `---` when it has one, from one.
     pub line: usize,
     /// The document as it was read: the file may be another by now.
-    pub text: Arc<str>,
+    pub text: Arc<Text>,
     /// The object in its document: empty for the document itself, `items[0]` for the first one of a list.
     pub path: String,
 }
@@ -23,9 +29,37 @@ impl Place {
     /// Line of a field of the object, such as `spec.rules[0].host`; of the nearest that holds it where it is not written.
     pub fn line_of(&self, field: &str) -> usize {
         let path = [&*self.path, field].join(if self.path.is_empty() || field.is_empty() { "" } else { "." });
-        lines::find(&self.text, &path).map_or(self.line, |line| self.line + line - 1)
+        let lines = self.text.lines.get_or_init(|| Lines::read(&self.text.text));
+        lines.find(&path).map_or(self.line, |line| self.line + line - 1)
     }
 }
+
+/// The text of a document. Its lines are looked for at the first question, once for all the objects in it.
+pub struct Text {
+    text: String,
+    lines: OnceLock<Lines>,
+}
+
+impl Text {
+    /// The text as it stands.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self { text, lines: OnceLock::new() }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Text {}
 
 impl fmt::Debug for Place {
     /// Leaves the text out: it may be that of a Secret.
@@ -50,8 +84,16 @@ impl fmt::Display for Place {
 mod lines {
     //! Without files there is nothing to look into.
 
-    pub(super) fn find(_text: &str, _path: &str) -> Option<usize> {
-        None
+    pub(super) struct Lines;
+
+    impl Lines {
+        pub(super) fn read(_text: &str) -> Self {
+            Self
+        }
+
+        pub(super) fn find(&self, _path: &str) -> Option<usize> {
+            None
+        }
     }
 }
 
@@ -65,14 +107,23 @@ mod lines {
     };
     use serde_saphyr::Spanned;
 
-    /// Line of the deepest part of a path that is written, from one; None when no part of it is.
-    pub(super) fn find(text: &str, path: &str) -> Option<usize> {
-        let mut node: Node = serde_saphyr::from_str(text).ok()?;
-        let (mut rest, mut found) = (path, None);
-        while let Some((line, inner, after)) = node.step(rest) {
-            (node, rest, found) = (inner, after, Some(line));
+    /// Where the parts of a document stand.
+    pub(super) struct Lines(Node);
+
+    impl Lines {
+        /// The lines of a document; none of a text that is not YAML.
+        pub(super) fn read(text: &str) -> Self {
+            Self(serde_saphyr::from_str(text).unwrap_or(Node::Leaf))
         }
-        found
+
+        /// Line of the deepest part of a path that is written, from one; None when no part of it is.
+        pub(super) fn find(&self, path: &str) -> Option<usize> {
+            let (mut node, mut rest, mut found) = (&self.0, path, None);
+            while let Some((line, inner, after)) = node.step(rest) {
+                (node, rest, found) = (inner, after, Some(line));
+            }
+            found
+        }
     }
 
     /// What a document is made of, as far as paths lead.
@@ -84,12 +135,12 @@ mod lines {
 
     impl Node {
         /// The line and the value of the part that a path begins with, and what is left of the path.
-        fn step<'a>(self, path: &'a str) -> Option<(usize, Self, &'a str)> {
+        fn step<'a>(&self, path: &'a str) -> Option<(usize, &Self, &'a str)> {
             let (at, node, rest) = match self {
                 Self::Leaf => return None,
                 // Keys hold dots and slashes as they like, so that only the keys that are there can tell where one ends.
                 Self::Map(entries) => {
-                    let of_path = entries.into_iter().filter_map(|(key, node)| {
+                    let of_path = entries.iter().filter_map(|(key, node)| {
                         let rest = after(path, &key.value)?;
                         Some((key, node, rest))
                     });
@@ -98,8 +149,8 @@ mod lines {
                 }
                 Self::List(items) => {
                     let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
-                    let item = items.into_iter().nth(index.parse().ok()?)?;
-                    (item.referenced, item.value, rest)
+                    let item = items.get(index.parse::<usize>().ok()?)?;
+                    (item.referenced, &item.value, rest)
                 }
             };
             Some((usize::try_from(at.line()).ok().filter(|line| *line > 0)?, node, rest))
@@ -203,9 +254,13 @@ spec:
     \"c\": [1, 2]}}
 ";
 
+    fn text(text: &str) -> Arc<Text> {
+        Arc::new(Text::from(text.to_owned()))
+    }
+
     #[test]
     fn each_field_has_its_line() {
-        let place = Place { file: "a.yaml".into(), document: 2, line: 11, text: TEXT.into(), path: String::new() };
+        let place = Place { file: "a.yaml".into(), document: 2, line: 11, text: text(TEXT), path: String::new() };
         let cases = [
             ("", 1),
             ("kind", 2),
@@ -239,14 +294,9 @@ spec:
 
     #[test]
     fn fields_of_an_item_are_looked_for_in_it() {
-        let text = "kind: List\nitems:\n- kind: Service\n- kind: Service\n  metadata:\n    name: two\n";
-        let place = |path: &str| Place {
-            file: "a.yaml".into(),
-            document: 1,
-            line: 1,
-            text: text.into(),
-            path: path.to_owned(),
-        };
+        const LIST: &str = "kind: List\nitems:\n- kind: Service\n- kind: Service\n  metadata:\n    name: two\n";
+        let place =
+            |path: &str| Place { file: "a.yaml".into(), document: 1, line: 1, text: text(LIST), path: path.to_owned() };
         assert_eq!(place("items[1]").line_of("metadata.name"), 6);
         assert_eq!(place("items[1]").line_of(""), 4);
         assert_eq!(place("items[0]").line_of("metadata.name"), 3);
@@ -254,7 +304,7 @@ spec:
 
     #[test]
     fn a_place_does_not_print_its_text() {
-        let place = Place { file: "a.yaml".into(), document: 1, line: 1, text: "key: x9".into(), path: String::new() };
+        let place = Place { file: "a.yaml".into(), document: 1, line: 1, text: text("key: x9"), path: String::new() };
         assert!(!format!("{place:?}").contains("x9"));
     }
 }

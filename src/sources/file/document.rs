@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Place;
 use crate::{
-    model::{Origin, Problem, ProblemKind},
+    model::{Origin, Problem, ProblemKind, Text},
     sources::kubernetes::{
         Objects,
         api::{BackendPolicy, lenient, parse, strict},
@@ -131,8 +131,9 @@ impl Kind {
 pub(super) fn read(file: &Path, text: &str) -> Result<Vec<Entry>, String> {
     let mut entries = Vec::new();
     for (i, (line, text)) in split(text).into_iter().enumerate() {
-        let place = Place { file: file.to_owned(), document: i + 1, line, text: text.into(), path: String::new() };
-        let value: Value = serde_saphyr::from_str(&place.text).map_err(|error| {
+        let text = Arc::new(Text::from(text));
+        let place = Place { file: file.to_owned(), document: i + 1, line, text, path: String::new() };
+        let value: Value = serde_saphyr::from_str(place.text.as_str()).map_err(|error| {
             let line = error.location().and_then(|at| usize::try_from(at.line()).ok()).map_or(line, |at| line + at - 1);
             let error = error.without_snippet().to_string();
             format!("document {}, line {line}: {error}", place.document)
