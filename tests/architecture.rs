@@ -20,7 +20,7 @@ const PERMITTED: &[(&str, &[&str])] = &[
     ("health", &["model", "telemetry", "routing", "transport"]),
     ("proxy", &["matching", "filters", "balance", "model", "telemetry", "routing", "transport"]),
     // It decides with the parts that decide on requests.
-    ("explain", &["matching", "filters", "balance", "model", "routing", "proxy"]),
+    ("explain", &["matching", "filters", "balance", "model", "telemetry", "routing", "proxy"]),
     ("admin", &["matching", "filters", "balance", "model", "telemetry", "routing", "explain"]),
     // These wire the halves together and may see everything.
     ("settings", &["sources", "routing", "proxy", "admin", "telemetry", "model"]),

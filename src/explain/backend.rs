@@ -11,6 +11,7 @@ use crate::{
     model::{Compiled, EndpointTls, Origin, Problem, ProblemKind, Unavailable},
     proxy::{Affinity, Error},
     routing::{Certainty, Entry, Live, Pool, Preview, Selection, Snapshot, Target, Unfit},
+    telemetry::Reason,
 };
 
 /// Says where the rule leads to.
@@ -153,22 +154,24 @@ fn pick(pool: &Pool, preview: Option<&Preview>, selection: &Selection<'_>) -> St
     }
 }
 
-fn hints(reason: Option<&str>, pool: &Pool, preview: Option<&Preview>, is_full: bool) -> Vec<String> {
+fn hints(reason: Option<Reason>, pool: &Pool, preview: Option<&Preview>, is_full: bool) -> Vec<String> {
     let id = &pool.backend.id;
     let mut hints = Vec::new();
     match reason {
-        Some("no_endpoint") => hints.push(format!(
+        Some(Reason::NoEndpoint) => hints.push(format!(
             "no Pod of Service {}/{} is ready for this port: kubectl -n {} get endpointslices -l \
              kubernetes.io/service-name={}",
             id.namespace, id.service, id.namespace, id.service
         )),
-        Some("no_healthy_endpoint") => {
+        Some(Reason::NoneFit) => {
             hints.push("every endpoint is unfit, and health.panicThreshold is 0: mend the endpoints".to_owned());
         }
-        Some("backend_limit") => {
+        Some(Reason::BackendLimit) => {
             hints.push("raise limits.maxConcurrentRequests or limits.maxPending, or add endpoints".to_owned());
         }
-        Some("unprotected") => hints.push("mend the tls of the BackendPolicy, as the problems above say".to_owned()),
+        Some(Reason::Unprotected) => {
+            hints.push("mend the tls of the BackendPolicy, as the problems above say".to_owned())
+        }
         _ if is_full => hints.push("the backend is at its limit: the request waits for its turn".to_owned()),
         _ => {}
     }

@@ -1,7 +1,8 @@
 //! Why a request gets the answer it gets: which rule takes it, what else came near, and what would be picked.
 //!
-//! The decision is made by the parts that decide on requests: the checks of `proxy`, the index and the pools of
-//! `routing`. Explaining counts nothing, takes no turn and leaves no trace in the live state.
+//! The decision is made of the parts that decide on requests: the checks of `proxy`, the index and the pools of
+//! `routing`. The order in which they are asked is written here once more, and tests compare it with traffic. Explaining
+//! counts nothing, takes no turn and leaves no trace in the live state.
 
 mod backend;
 mod near;
@@ -27,6 +28,7 @@ use crate::{
     model::{Compiled, Origin, Problem, ProblemKind},
     proxy::{self, Error},
     routing::{Entry, Live, Snapshot},
+    telemetry::Reason,
 };
 
 /// Most rules that came near which are shown.
@@ -145,7 +147,7 @@ impl Answer {
         Self {
             by: By::Error,
             status: Some(error.status().as_u16()),
-            reason: Some(error.label()),
+            reason: Some(error.reason()),
             message: error.to_string(),
             location: None,
         }
@@ -259,19 +261,21 @@ fn hints(view: &Explanation, request: &Request, routed: &Result<Routed, Error>) 
     let mut hints = Vec::new();
     let host = &view.request.host;
     match (view.answer.reason, &view.answer.location) {
-        (Some("no_route"), _) if view.host.is_none() => hints.push(format!(
+        (Some(Reason::NoRoute), _) if view.host.is_none() => hints.push(format!(
             "give an Ingress of our class a rule with `host: {host}`, or a default backend to what no rule takes"
         )),
-        (Some("no_route"), _) => hints.push(format!(
+        (Some(Reason::NoRoute), _) => hints.push(format!(
             "add a path that takes {} to host {host}, or `spec.defaultBackend` to one of its Ingresses",
             view.request.compared_as
         )),
-        (Some("backend_unresolved" | "unprotected"), _) => hints.push("mend what the problems above name".to_owned()),
-        (Some("misdirected"), _) => hints.push(
+        (Some(Reason::BackendUnresolved | Reason::Unprotected), _) => {
+            hints.push("mend what the problems above name".to_owned())
+        }
+        (Some(Reason::Misdirected), _) => hints.push(
             "the host is not of the certificate that the name in the handshake gets: ask for the host by its own URL"
                 .to_owned(),
         ),
-        (Some("bad_request"), _) => {
+        (Some(Reason::BadRequest), _) => {
             hints.push("mend the client: no setting lets such a request through".to_owned());
         }
         (_, Some(location)) => hints.push(format!(

@@ -12,7 +12,7 @@ impl fmt::Display for Explanation {
             line(f, "path", note)?;
         }
         let status = answer.status.map_or(String::new(), |status| format!("{status} "));
-        let reason = answer.reason.map_or(String::new(), |reason| format!("{reason}: "));
+        let reason = answer.reason.map_or(String::new(), |reason| format!("{}: ", reason.label()));
         line(f, "answer", &format!("{status}{reason}{}", answer.message))?;
         if let Some(location) = &answer.location {
             line(f, "", &format!("Location: {location}"))?;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::telemetry::Reason;
+
 /// Why a request gets the answer it gets.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,8 +58,8 @@ pub struct Answer {
     pub by: By,
     /// The status; None for what the backend chooses.
     pub status: Option<u16>,
-    /// The reason word, as in the access log and in metrics.
-    pub reason: Option<&'static str>,
+    /// The reason, by its word in the access log and in metrics.
+    pub reason: Option<Reason>,
     /// What it means.
     pub message: String,
     /// `Location` of a redirect.

@@ -2,6 +2,8 @@
 //!
 //! `proxy::Error` says which of them holds; here they only have a name for log and metrics, and a number to be counted by.
 
+use serde::{Serialize, Serializer};
+
 macro_rules! reasons {
     ($($name:ident $label:literal $meaning:literal)*) => {
         /// Why an exchange or an attempt did not end with a response of an endpoint.
@@ -62,6 +64,12 @@ reasons! {
     ServerError "server_error" "The endpoint's response tells of an error, which the policy keeps from the client"
     ResponseCut "response_cut" "The response broke off after its head"
     ClientGone "client_gone" "The client closed the connection"
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.label())
+    }
 }
 
 #[cfg(test)]
