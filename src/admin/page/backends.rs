@@ -121,21 +121,19 @@ fn row(facts: &Facts<'_>, pool: &Pool, state: &EndpointState, endpoint: Option<&
 fn standing(facts: &Facts<'_>, pool: &Pool, state: &EndpointState) -> Markup {
     let policy = &pool.backend.policy;
     let failure = state.probe_failure();
-    match state.unfit(policy, facts.now) {
-        Some(unfit) => html! {
+    if let Some(unfit) = state.unfit(policy, facts.now) {
+        return html! {
             (badge(Tone::Bad, unfit.name()))
             @if let Some(rest) = unfit.rest() {
                 span.sub { (unfit.reason()) "; back in " (rest.as_millis().div_ceil(1000)) " s" }
             } @else if let Some(failure) = failure { span.sub { (failure) } }
-        },
-        None => {
-            let ramp = state.ramp(policy.load_balancing.slow_start, facts.now);
-            html! {
-                @if ramp < 1.0 {
-                    (badge(Tone::Warn, "Slow start"))
-                    span.sub { "gets " (format!("{:.0}", ramp * 100.0)) "% of its share" }
-                } @else { (badge(Tone::Good, "Fit")) }
-            }
-        }
+        };
+    }
+    let ramp = state.ramp(policy.load_balancing.slow_start, facts.now);
+    html! {
+        @if ramp < 1.0 {
+            (badge(Tone::Warn, "Slow start"))
+            span.sub { "gets " (format!("{:.0}", ramp * 100.0)) "% of its share" }
+        } @else { (badge(Tone::Good, "Fit")) }
     }
 }
