@@ -31,12 +31,22 @@ impl Ports {
     }
 }
 
-/// A replica; it is killed with this value.
+/// A replica; it is killed with this value, and has ended when that is gone: the next one may want its ports.
 pub(crate) struct Pierhead {
     /// Where it listens.
     pub(crate) ports: Ports,
     process: Child,
     log: PathBuf,
+}
+
+impl Drop for Pierhead {
+    fn drop(&mut self) {
+        // It may have ended before.
+        let _ended = self.process.start_kill();
+        while matches!(self.process.try_wait(), Ok(None)) {
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Pierhead {
