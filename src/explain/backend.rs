@@ -170,7 +170,7 @@ fn hints(reason: Option<Reason>, pool: &Pool, preview: Option<&Preview>, is_full
             hints.push("raise limits.maxConcurrentRequests or limits.maxPending, or add endpoints".to_owned());
         }
         Some(Reason::Unprotected) => {
-            hints.push("mend the tls of the BackendPolicy, as the problems above say".to_owned())
+            hints.push("mend the tls of the BackendPolicy, as the problems above say".to_owned());
         }
         _ if is_full => hints.push("the backend is at its limit: the request waits for its turn".to_owned()),
         _ => {}

@@ -269,7 +269,7 @@ fn hints(view: &Explanation, request: &Request, routed: &Result<Routed, Error>) 
             view.request.compared_as
         )),
         (Some(Reason::BackendUnresolved | Reason::Unprotected), _) => {
-            hints.push("mend what the problems above name".to_owned())
+            hints.push("mend what the problems above name".to_owned());
         }
         (Some(Reason::Misdirected), _) => hints.push(
             "the host is not of the certificate that the name in the handshake gets: ask for the host by its own URL"

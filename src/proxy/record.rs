@@ -229,7 +229,7 @@ impl Record {
         });
         let address = self.lease.as_ref().map(|lease| &lease.endpoint().address);
         let request_id = request.request_id.to_str().unwrap_or_default();
-        let ids = self.trace.as_ref().map(|trace| trace.ids());
+        let ids = self.trace.as_ref().map(Trace::ids);
         let record = access_log::Record {
             time: request.time,
             client: request.address,
