@@ -17,7 +17,7 @@ use pierhead::{
     model::Compiled,
     sources::{
         file,
-        kubernetes::{Certificates, Cluster, Settings, compile},
+        kubernetes::{Cluster, Settings, compile_once},
     },
 };
 use serde_json::Value;
@@ -64,9 +64,7 @@ fn the_order_of_objects_changes_nothing() {
         objects.policies.reverse();
         objects.malformed.reverse();
         let cluster = Cluster::read(objects);
-        let mut certificates = Certificates::new();
-        certificates.update(&cluster);
-        assert_eq!(compile(&cluster, &certificates, &settings), compile_case(&case), "{}", case.display());
+        assert_eq!(compile_once(&cluster, &settings), compile_case(&case), "{}", case.display());
     }
 }
 
@@ -77,18 +75,14 @@ fn each_example_of_a_policy_compiles_without_a_problem() {
     assert_eq!(loaded.errors, []);
     let cluster = Cluster::read(loaded.objects);
     assert!(cluster.policies.len() >= 3, "examples are missing");
-    let mut certificates = Certificates::new();
-    certificates.update(&cluster);
-    assert_eq!(compile(&cluster, &certificates, &Settings::default()).problems, []);
+    assert_eq!(compile_once(&cluster, &Settings::default()).problems, []);
 }
 
 fn compile_case(case: &Path) -> Compiled {
     let loaded = file::load(case);
     assert_eq!(loaded.errors, [], "{}", case.display());
     let cluster = Cluster::read(loaded.objects);
-    let mut certificates = Certificates::new();
-    certificates.update(&cluster);
-    compile(&cluster, &certificates, &settings(case))
+    compile_once(&cluster, &settings(case))
 }
 
 fn settings(case: &Path) -> Settings {

@@ -16,7 +16,7 @@ use pierhead::{
     model::{Problem, ProblemKind},
     sources::{
         file,
-        kubernetes::{Certificates, Cluster, Settings, compile, is_ours},
+        kubernetes::{Cluster, Settings, compile_once, is_ours},
     },
     telemetry::Reason,
 };
@@ -148,9 +148,7 @@ fn problems(file: &Path) -> Vec<Problem> {
     let settings = file::settings(&Settings::default());
     let cluster = Cluster::read(loaded.objects);
     assert!(cluster.ingresses.iter().all(|ingress| is_ours(ingress, &cluster, &settings)), "of another class");
-    let mut certificates = Certificates::new();
-    certificates.update(&cluster);
-    let mut problems = compile(&cluster, &certificates, &settings).problems;
+    let mut problems = compile_once(&cluster, &settings).problems;
     problems.retain(|problem| !matches!(problem.kind, ProblemKind::NotFound(_) | ProblemKind::SecretNotFound(_)));
     problems
 }

@@ -15,7 +15,7 @@ use crate::{
     model::{Origin, Problem},
     sources::{
         file::{self, Place},
-        kubernetes::{Certificates, Cluster, Settings, compile, is_ours},
+        kubernetes::{Cluster, Settings, compile_once, is_ours},
     },
 };
 
@@ -92,9 +92,7 @@ pub fn check(args: &Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     });
     let loaded = file::load_all(&args.paths);
     let cluster = Cluster::read(loaded.objects);
-    let mut certificates = Certificates::new();
-    certificates.update(&cluster);
-    let compiled = compile(&cluster, &certificates, &settings);
+    let compiled = compile_once(&cluster, &settings);
     let findings: Vec<Finding> = loaded
         .errors
         .iter()

@@ -12,7 +12,7 @@ use crate::{
     routing::Live,
     sources::{
         file,
-        kubernetes::{Certificates, Cluster, compile, run},
+        kubernetes::{Cluster, compile, compile_once, run},
     },
     telemetry::metrics::Metrics,
 };
@@ -61,9 +61,7 @@ impl Sources {
         let mut loaded = file::load_all(&self.cluster.manifests);
         loaded.objects.malformed.extend(loaded.errors.iter().map(Problem::from));
         let cluster = Cluster::read(loaded.objects);
-        let mut certificates = Certificates::new();
-        certificates.update(&cluster);
-        let mut compiled = compile::compile(&cluster, &certificates, &file::settings(settings));
+        let mut compiled = compile_once(&cluster, &file::settings(settings));
         compiled.provenance.places = loaded.places;
         Ok(compiled)
     }

@@ -63,6 +63,13 @@ impl Default for Settings {
     }
 }
 
+/// Compiles a cluster of which nothing was seen before: no Secret has a last good certificate.
+pub fn compile_once(cluster: &Cluster, settings: &Settings) -> Compiled {
+    let mut certificates = Certificates::new();
+    certificates.update(cluster);
+    compile(cluster, &certificates, settings)
+}
+
 /// Compiles a cluster into what is wanted and what was wrong.
 ///
 /// Pure, total and deterministic: an object that is wrong loses the part that is wrong and nothing else, and equal

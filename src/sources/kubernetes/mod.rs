@@ -21,5 +21,5 @@ pub mod stores;
 
 pub use class::is_ours;
 pub use cluster::{Cluster, ObjectKey, Objects};
-pub use compile::{Settings, compile};
+pub use compile::{Settings, compile, compile_once};
 pub use secrets::Certificates;

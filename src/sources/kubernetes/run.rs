@@ -16,7 +16,7 @@ use tracing::{debug, info};
 
 use super::{
     Cluster, ObjectKey,
-    compile::{self, compile},
+    compile::{self, compile, compile_once},
     events::Teller,
     leader::{self, Leadership},
     secrets::Certificates,
@@ -181,9 +181,7 @@ pub async fn once(client: Client, settings: &Settings) -> Result<Compiled, Strin
         return Err(said.join("; "));
     }
     let cluster = Cluster::read(stores.objects());
-    let mut certificates = Certificates::default();
-    certificates.update(&cluster);
-    Ok(compile(&cluster, &certificates, &settings.compile))
+    Ok(compile_once(&cluster, &settings.compile))
 }
 
 fn scope(settings: &Settings) -> Scope {
