@@ -117,16 +117,14 @@ impl<'a> Decision<'a> {
     }
 
     fn route(&mut self, snapshot: &Snapshot, request: &'a Request) -> Result<Routed, Error> {
-        let invalid = Error::BadRequest("its host is not valid");
         proxy::check(&request.head)?;
         let authority = proxy::authority(&request.head, &HeaderValue::from_static("localhost"))?;
-        let host = RequestHost::parse(authority.to_str().map_err(|_| invalid)?).map_err(|_| invalid)?.into_owned();
+        let host = proxy::host(&authority)?.into_owned();
         self.host = Some(host.clone());
         if request.head.uri.path() == "*" {
             return Ok(Routed::Options);
         }
-        let path = NormalPath::parse(request.head.uri.path())
-            .map_err(|_| Error::BadRequest("its path is ambiguous or not valid"))?;
+        let path = proxy::path(&request.head.uri)?;
         self.path = Some(path.clone());
         if request.secure && !snapshot.certificates.same_domain(server_name(request).as_ref(), &host) {
             return Err(Error::Misdirected);

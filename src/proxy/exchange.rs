@@ -20,7 +20,7 @@ use super::{
     connection::{Client, Security},
     headers,
     record::Record,
-    request::{authority, check, text},
+    request,
     response::{ResponseBody, own, respond, via},
 };
 use crate::{
@@ -82,9 +82,9 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     async fn run(mut self, head: Parts, body: Incoming) -> Result<Response<ResponseBody>, Error> {
-        check(&head)?;
-        let authority = authority(&head, &self.client.local)?;
-        let host = RequestHost::parse(text(&authority)?).map_err(|_| Error::BadRequest("its host is not valid"))?;
+        request::check(&head)?;
+        let authority = request::authority(&head, &self.client.local)?;
+        let host = request::host(&authority)?;
         if let Some(record) = self.record.as_mut() {
             record.set_host(host.as_str());
         }
@@ -92,8 +92,7 @@ impl Exchange<'_> {
             return Ok(self.options());
         }
         let uri = head.uri.clone();
-        let path =
-            NormalPath::parse(uri.path()).map_err(|_| Error::BadRequest("its path is ambiguous or not valid"))?;
+        let path = request::path(&uri)?;
         let entry = self.find(&host, &path)?;
         if let Some(record) = self.record.as_mut() {
             record.route(&entry);

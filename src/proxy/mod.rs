@@ -28,5 +28,5 @@ mod worker;
 pub use affinity::Affinity;
 pub use error::Error;
 pub use listener::{BindError, Proxy, Running};
-pub use request::{authority, check};
+pub use request::{authority, check, host, path};
 pub use settings::{Settings, Timeouts};

@@ -1,13 +1,16 @@
 //! What a request head must be, whatever its route.
 
-use http::{HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderValue, Method, Uri, Version, header, request::Parts};
 
 use super::Error;
+use crate::matching::{NormalPath, RequestHost};
 
 /// Largest request target in bytes.
 const MAX_TARGET: usize = 16 * 1024;
 /// Most fields of a request head; hyper holds HTTP/1.1 to it, this does HTTP/2.
 const MAX_FIELDS: usize = 100;
+
+const INVALID_HOST: Error = Error::BadRequest("its host is not valid");
 
 /// What is refused whatever the route.
 pub fn check(head: &Parts) -> Result<(), Error> {
@@ -36,7 +39,6 @@ pub fn authority(head: &Parts, local: &HeaderValue) -> Result<HeaderValue, Error
     if more.is_some() {
         return Err(Error::BadRequest("it names more than one host"));
     }
-    let invalid = Error::BadRequest("its host is not valid");
     let is_http2 = head.version == Version::HTTP_2;
     match (head.uri.authority(), host) {
         (None, None) if head.version == Version::HTTP_10 => Ok(local.clone()),
@@ -49,14 +51,20 @@ pub fn authority(head: &Parts, local: &HeaderValue) -> Result<HeaderValue, Error
             if is_http2 && host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
                 return Err(Error::BadRequest("its host and authority differ"));
             }
-            HeaderValue::from_str(authority).map_err(|_| invalid)
+            HeaderValue::from_str(authority).map_err(|_| INVALID_HOST)
         }
         (None, Some(host)) => Ok(host.clone()),
         (None, None) => Err(Error::BadRequest("it names no host")),
     }
 }
 
-/// The text of an authority.
-pub(super) fn text(value: &HeaderValue) -> Result<&str, Error> {
-    value.to_str().map_err(|_| Error::BadRequest("its host is not valid"))
+/// The host that an authority names, in its normal form.
+pub fn host(authority: &HeaderValue) -> Result<RequestHost<'_>, Error> {
+    let text = authority.to_str().map_err(|_| INVALID_HOST)?;
+    RequestHost::parse(text).map_err(|_| INVALID_HOST)
+}
+
+/// The path of a target in its normal form.
+pub fn path(target: &Uri) -> Result<NormalPath<'_>, Error> {
+    NormalPath::parse(target.path()).map_err(|_| Error::BadRequest("its path is ambiguous or not valid"))
 }
