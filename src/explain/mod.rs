@@ -86,9 +86,9 @@ pub fn explain(live: &Live, request: &Request, knowledge: Knowledge) -> Explanat
         let (compiled, path) = (&*snapshot.compiled, &*path.matching);
         let near = near::Search { compiled, host, pattern: pattern.as_ref(), path, winner }.run();
         view.near_left_out = near.len().saturating_sub(NEAR);
-        for (shown, origin) in near.into_iter().take(NEAR) {
-            origins.push(origin);
-            view.near.push(shown);
+        for candidate in near.into_iter().take(NEAR) {
+            origins.push(candidate.origin.clone());
+            view.near.push(candidate.show(compiled));
         }
     }
     view.problems = problems(&snapshot.compiled, &origins, view.host.is_none() && host.is_some());

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{rule_of, view::Near};
+use super::{
+    rule_of,
+    view::{Near, Rule},
+};
 use crate::{
     matching::{HostPattern, PathPattern, RequestHost},
     model::{Compiled, Loss, Origin, Route},
@@ -24,20 +27,50 @@ pub(super) struct Search<'a> {
     pub(super) winner: Option<&'a Arc<Route>>,
 }
 
-impl Search<'_> {
-    /// The rules that came near with their objects, nearest first.
-    pub(super) fn run(&self) -> Vec<(Near, Origin)> {
-        let mut near: Vec<(u8, Near, Origin)> =
-            self.of_host().chain(self.lost()).chain(self.of_other_hosts()).collect();
+/// A rule that came near. Most are only counted, so it is put into words when it is shown.
+pub(super) struct Candidate<'a> {
+    /// Zero for nearest.
+    far: u8,
+    why: String,
+    host: &'a HostPattern,
+    of: Of<'a>,
+    pub(super) origin: &'a Origin,
+    field: &'a str,
+}
+
+/// What of a host came near.
+enum Of<'a> {
+    /// The rule of a path, or the default backend.
+    Path(Option<&'a PathPattern>),
+    /// The host as such.
+    Host,
+}
+
+impl Candidate<'_> {
+    pub(super) fn show(self, compiled: &Compiled) -> Near {
+        let rule = match self.of {
+            Of::Path(path) => rule_of(compiled, self.host, path, self.origin, self.field),
+            Of::Host => {
+                Rule { path: "(its rules)".to_owned(), ..rule_of(compiled, self.host, None, self.origin, self.field) }
+            }
+        };
+        Near { rule, why: self.why }
+    }
+}
+
+impl<'a> Search<'a> {
+    /// The rules that came near, nearest first.
+    pub(super) fn run(&self) -> Vec<Candidate<'a>> {
+        let mut near: Vec<_> = self.of_host().chain(self.lost()).chain(self.of_other_hosts()).collect();
         if self.winner.is_some() {
-            near.retain(|(far, ..)| *far < FAR);
+            near.retain(|candidate| candidate.far < FAR);
         }
-        near.sort_by_key(|(far, ..)| *far);
-        near.into_iter().map(|(_, near, origin)| (near, origin)).collect()
+        near.sort_by_key(|candidate| candidate.far);
+        near
     }
 
     /// Other rules of the host.
-    fn of_host(&self) -> impl Iterator<Item = (u8, Near, Origin)> {
+    fn of_host(&self) -> impl Iterator<Item = Candidate<'a>> {
         let host = self.pattern.and_then(|pattern| self.compiled.model.hosts.get(pattern)).into_iter();
         let routes = host.flat_map(|host| host.routes.iter().chain(&host.default));
         let others = routes.filter(|route| self.winner.is_none_or(|winner| !Arc::ptr_eq(winner, route)));
@@ -47,13 +80,13 @@ impl Search<'_> {
                 Some(pattern) => path(pattern, self.path, winner),
                 None => (FAR, "a default backend takes only what no path takes".to_owned()),
             };
-            let rule = rule_of(self.compiled, &route.host, route.path.as_ref(), &route.origin, &route.field);
-            (far, Near { rule, why }, route.origin.clone())
+            let of = Of::Path(route.path.as_ref());
+            Candidate { far, why, host: &route.host, of, origin: &route.origin, field: &route.field }
         })
     }
 
     /// Rules that would take the request, and became no routes.
-    fn lost(&self) -> impl Iterator<Item = (u8, Near, Origin)> {
+    fn lost(&self) -> impl Iterator<Item = Candidate<'a>> {
         let lost = self.compiled.provenance.lost.iter().filter(|lost| {
             takes(&lost.host, self.host) && lost.path.as_ref().is_none_or(|pattern| pattern.matches(self.path))
         });
@@ -66,19 +99,17 @@ impl Search<'_> {
                 Loss::NoClass => "its Ingress names no class, and no default class is ours".to_owned(),
                 Loss::Canary => "its Ingress is a canary, which is not supported".to_owned(),
             };
-            let rule = rule_of(self.compiled, &lost.host, lost.path.as_ref(), &lost.origin, &lost.field);
-            (0, Near { rule, why }, lost.origin.clone())
+            let of = Of::Path(lost.path.as_ref());
+            Candidate { far: 0, why, host: &lost.host, of, origin: &lost.origin, field: &lost.field }
         })
     }
 
     /// Hosts that take the request too, or nearly.
-    fn of_other_hosts(&self) -> impl Iterator<Item = (u8, Near, Origin)> {
+    fn of_other_hosts(&self) -> impl Iterator<Item = Candidate<'a>> {
         self.compiled.model.hosts.iter().filter_map(|(other, routes)| {
             let why = host(other, self.host, self.pattern)?;
             let route = routes.routes.first().or(routes.default.as_ref())?;
-            let mut rule = rule_of(self.compiled, other, None, &route.origin, &route.field);
-            "(its rules)".clone_into(&mut rule.path);
-            Some((2, Near { rule, why }, route.origin.clone()))
+            Some(Candidate { far: 2, why, host: other, of: Of::Host, origin: &route.origin, field: &route.field })
         })
     }
 }
