@@ -11,7 +11,7 @@ use crate::{
     balance::Strategy,
     model::{
         ActiveCheck, Backend, BackendTarget, Connections, CookieAffinity, EndpointTls, Health, Limits, LoadBalancing,
-        Policy, Probe, Protocol, Retries, Route, SettingsOrigin, Timeouts,
+        Policy, Probe, Retries, Route, SettingsOrigin, Timeouts,
     },
 };
 
@@ -28,7 +28,7 @@ pub(super) fn settings(backend: &Backend, origin: &SettingsOrigin, route: &Route
     };
     let mut settings = vec![Setting {
         field: "protocol".to_owned(),
-        value: spoken(backend.protocol).to_owned(),
+        value: backend.protocol.name().to_owned(),
         from: protocol(backend, origin, route, of_policy("protocol")),
     }];
     if backend.id.variant.target == BackendTarget::ClusterIp {
@@ -67,15 +67,6 @@ fn protocol(backend: &Backend, origin: &SettingsOrigin, route: &Route, of_policy
         "default".to_owned()
     };
     if backend.policy.tls == EndpointTls::Unverified { base } else { format!("{base}, over TLS as tls says") }
-}
-
-fn spoken(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Http1 => "HTTP/1.1",
-        Protocol::H2c => "HTTP/2 in clear text",
-        Protocol::Https => "HTTP/1.1 over TLS",
-        Protocol::H2 => "HTTP/2 over TLS",
-    }
 }
 
 fn rows(policy: &Policy) -> Rows {

@@ -118,6 +118,21 @@ impl Protocol {
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::H2)
     }
+
+    /// The scheme of URLs of such endpoints.
+    pub fn scheme(self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
+
+    /// What is spoken, in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::H2c => "HTTP/2 in clear text",
+            Self::Https => "HTTP/1.1 over TLS",
+            Self::H2 => "HTTP/2 over TLS",
+        }
+    }
 }
 
 /// One address that serves a backend.

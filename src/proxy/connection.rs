@@ -70,6 +70,16 @@ pub(super) enum Security {
     Tls,
 }
 
+impl Security {
+    /// The scheme of URLs that lead to such a listener.
+    pub(super) fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Tls => "https",
+        }
+    }
+}
+
 /// Runs hyper's tasks on the thread of their connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalExecutor;
@@ -296,7 +306,7 @@ fn client(
     let value = |text: String| HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"));
     let forwarded = Forwarded {
         address: value(address.to_string()),
-        proto: HeaderValue::from_static(if security == Security::Tls { "https" } else { "http" }),
+        proto: HeaderValue::from_static(security.scheme()),
         trusted: worker.settings.trusted_cidrs.iter().any(|cidr| cidr.contains(&address)),
     };
     Rc::new(Client {

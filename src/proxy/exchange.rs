@@ -261,8 +261,10 @@ impl Destination<'_> {
             format!("{}{query}", self.path.forwarded).parse().map_err(|_| invalid)?
         };
         if protocol.is_http2() {
-            let scheme = if protocol.is_tls() { "https" } else { "http" };
-            let uri = Uri::builder().scheme(scheme).authority(self.authority.as_bytes()).path_and_query(path_and_query);
+            let uri = Uri::builder()
+                .scheme(protocol.scheme())
+                .authority(self.authority.as_bytes())
+                .path_and_query(path_and_query);
             head.uri = uri.build().map_err(|_| invalid)?;
             head.headers.remove(header::HOST);
             head.version = Version::HTTP_2;

@@ -51,10 +51,6 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-fn name(security: Security) -> &'static str {
-    if security == Security::Tls { "https" } else { "http" }
-}
-
 /// The data plane before it serves: its ports are taken, but connections are still refused.
 #[derive(Debug)]
 pub struct Proxy {
@@ -82,7 +78,7 @@ impl Proxy {
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..settings.threads.get()).map(|_| Vec::new()).collect();
         for (address, security) in plain.chain(tls) {
-            let listener = name(security);
+            let listener = security.scheme();
             let failed = |error| BindError { address, listener, error };
             if address.port() != 0 && addresses.iter().any(|(taken, _)| *taken == address) {
                 // SO_REUSEPORT would let our own listeners share it, and clients meet either at random.
@@ -100,7 +96,7 @@ impl Proxy {
 
     /// What is listened on, `http` or `https`; with port 0 in the settings, the port that was given.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
-        self.addresses.iter().map(|(address, security)| (name(*security), *address)).collect()
+        self.addresses.iter().map(|(address, security)| (security.scheme(), *address)).collect()
     }
 
     /// Ports of this process, which nothing is ever sent to.

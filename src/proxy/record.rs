@@ -10,12 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, request::Parts};
 
-use super::{
-    Error,
-    body::Upload,
-    connection::{Client, Security},
-    worker::InFlight,
-};
+use super::{Error, body::Upload, connection::Client, worker::InFlight};
 use crate::{
     matching::RequestHost,
     model::Action,
@@ -292,7 +287,7 @@ fn line<'a>(client: &'a Client, request_id: &'a str) -> access_log::Record<'a> {
         peer: client.peer.source,
         local: client.peer.destination,
         method: "",
-        scheme: if client.security == Security::Tls { "https" } else { "http" },
+        scheme: client.security.scheme(),
         host: b"",
         path: b"",
         query: None,

@@ -4,19 +4,13 @@ use std::time::Duration;
 
 use crate::{
     balance::Strategy,
-    model::{Backend, HashOn, Policy, Probe, Protocol, ZonePreference},
+    model::{Backend, HashOn, Policy, Probe, ZonePreference},
 };
 
 /// What a policy says, each thing in a few words.
 pub(super) fn summary(backend: &Backend) -> Vec<String> {
     let policy = &*backend.policy;
-    let protocol = match backend.protocol {
-        Protocol::Http1 => "HTTP/1.1",
-        Protocol::H2c => "HTTP/2 in clear text",
-        Protocol::Https => "HTTP/1.1 over TLS",
-        Protocol::H2 => "HTTP/2 over TLS",
-    };
-    let mut words = vec![protocol.to_owned(), balancing(policy)];
+    let mut words = vec![backend.protocol.name().to_owned(), balancing(policy)];
     if backend.client_ip_affinity {
         words.push("sticky by client address".to_owned());
     }

@@ -241,7 +241,7 @@ impl Attempts<'_> {
             }
             Address::Name { host, port } => (&**host, *port),
         };
-        let scheme = if self.pool.backend.protocol.is_tls() { "https" } else { "http" };
+        let scheme = self.pool.backend.protocol.scheme();
         let to = trace::To { number: record.attempts, scheme, host, port };
         trace.attempt(to, &method, target.as_ref().map_or("", |target| target.as_str()), request.headers_mut())
     }
