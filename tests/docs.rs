@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test as the tests themselves do")]
 #![cfg(feature = "kubernetes")]
 
-#[path = "support/helm.rs"]
-mod helm;
+#[path = "support/tools.rs"]
+mod tools;
 
 use std::{
     collections::BTreeSet,
@@ -88,7 +88,7 @@ fn values_of_the_chart_that_pages_show_render() {
             }
             examples += 1;
             fs::write(&file, &example).unwrap();
-            let mut helm = helm::helm();
+            let mut helm = tools::helm();
             helm.args(["template", "pierhead", "charts/pierhead", "--kube-version", "1.35.0", "--values"]).arg(&file);
             let output = helm.output().unwrap();
             let told = String::from_utf8_lossy(&output.stderr);

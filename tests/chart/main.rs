@@ -5,10 +5,10 @@
 
 mod deploy;
 mod documented;
-#[path = "../support/helm.rs"]
-mod helm;
 mod refused;
 mod rendered;
+#[path = "../support/tools.rs"]
+mod tools;
 mod values;
 
 use std::{

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{helm::helm, is_current, path, read};
+use super::{is_current, path, read, tools::helm};
 
 /// A version of Kubernetes to render for where none is asked.
 pub(crate) const KUBERNETES: &str = "1.34.0";

@@ -6,8 +6,8 @@ use std::{fs, path::Path, process::Command};
 use serde_json::{Value, json};
 
 use super::{
-    helm::helm,
     support::{Cases, ControlPlane, eventually},
+    tools::helm,
 };
 
 /// Sets whose Pods use the node's network or ports, which "restricted" is there to forbid.

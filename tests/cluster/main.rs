@@ -8,8 +8,6 @@
 
 mod chart;
 mod faults;
-#[path = "../support/helm.rs"]
-mod helm;
 mod leader;
 mod lifecycle;
 mod policy;
@@ -19,6 +17,8 @@ mod scale;
 mod status;
 mod support;
 mod tls;
+#[path = "../support/tools.rs"]
+mod tools;
 
 use support::{Cases, Cluster, ControlPlane, in_namespace};
 

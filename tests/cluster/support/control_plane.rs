@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 
 use super::eventually;
+use crate::tools;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 const PEER: &str = "http://127.0.0.1:2380";
@@ -181,13 +182,11 @@ async fn client_of(kubeconfig: &Path) -> Result<Client, String> {
 
 /// Where etcd, kube-apiserver and kubectl are.
 fn binaries() -> PathBuf {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout.join("target"), PathBuf::from);
     let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
     let mut places: Vec<PathBuf> = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from).into_iter().collect();
     if places.is_empty() {
-        places.push(target.join("controlplane"));
+        places.push(tools::target().join("controlplane"));
         let versions = cache.and_then(|cache| fs::read_dir(cache.join("pierhead/controlplane")).ok());
         places.extend(versions.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())));
     }
