@@ -88,6 +88,10 @@ impl Layout {
         Self::fields(&names()).expect("names of the table are in it")
     }
 
+    fn empty() -> Self {
+        Self { shape: Shape::Json(Vec::new()), request_headers: Vec::new(), response_headers: Vec::new() }
+    }
+
     /// Reads a template: `%name%` is a field, `%%` a percent sign.
     ///
     /// # Errors
@@ -99,8 +103,7 @@ impl Layout {
         if text.trim().starts_with('{') && text.trim().ends_with('}') {
             return Err(Error::Json);
         }
-        let mut layout =
-            Self { shape: Shape::Json(Vec::new()), request_headers: Vec::new(), response_headers: Vec::new() };
+        let mut layout = Self::empty();
         let (mut segments, mut place) = (Vec::new(), Place::Bare);
         // Every other part is a name; an empty one stands for the percent sign.
         for (at, part) in text.split('%').enumerate() {
@@ -131,8 +134,7 @@ impl Layout {
     /// # Errors
     /// When it names what there is not, or a member twice.
     pub fn fields(text: &str) -> Result<Self, Error> {
-        let mut layout =
-            Self { shape: Shape::Json(Vec::new()), request_headers: Vec::new(), response_headers: Vec::new() };
+        let mut layout = Self::empty();
         let (mut members, mut keys) = (Vec::<(Box<str>, Part)>::new(), Vec::new());
         for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
             let (key, name) = match item.split_once('=') {
