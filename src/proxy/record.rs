@@ -226,7 +226,6 @@ impl Record {
         let request_id = request.request_id.to_str().unwrap_or_default();
         let ids = self.trace.as_ref().map(Trace::ids);
         let record = access_log::Record {
-            time: request.time,
             client: request.address,
             method: request.method.as_str(),
             host: &request.host,
@@ -253,7 +252,7 @@ impl Record {
             trace: ids.map(|(trace, span)| (trace as &dyn Display, span as &dyn Display)),
             request_headers: &request.headers,
             response_headers: &request.response_headers,
-            ..line(&self.client, request_id)
+            ..line(&self.client, request.time, request_id)
         };
         self.client.worker.access_log.record(&record);
         if let Some(trace) = &self.trace {
@@ -275,13 +274,17 @@ pub(super) fn refused(client: &Client, error: Error, request_id: &HeaderValue) {
     let ended = Ended { status, duration: Duration::ZERO, received: 0, sent: 0 };
     count_unrouted(&worker.metrics.unrouted, worker.thread, ended);
     let request_id = request_id.to_str().unwrap_or_default();
-    worker.access_log.record(&access_log::Record { status, reason: Some(error.label()), ..line(client, request_id) });
+    worker.access_log.record(&access_log::Record {
+        status,
+        reason: Some(error.label()),
+        ..line(client, SystemTime::now(), request_id)
+    });
 }
 
 /// What is known of a request when only its connection is.
-fn line<'a>(client: &'a Client, request_id: &'a str) -> access_log::Record<'a> {
+fn line<'a>(client: &'a Client, time: SystemTime, request_id: &'a str) -> access_log::Record<'a> {
     access_log::Record {
-        time: SystemTime::now(),
+        time,
         request_id,
         client: client.address,
         peer: client.peer.source,
