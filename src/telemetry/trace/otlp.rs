@@ -84,14 +84,14 @@ async fn run(exporter: SpanExporter, mut messages: Receiver<Message>, process: A
         let count = batch.len() as u64;
         if count > 0 {
             let outcome = exporter.export(batch).await;
-            let counter = if outcome.is_ok() { &process.spans_exported } else { &process.spans_dropped };
+            let worked = std::mem::replace(&mut works, outcome.is_ok());
+            let counter = if works { &process.spans_exported } else { &process.spans_dropped };
             counter.fetch_add(count, Ordering::Relaxed);
             match outcome {
-                Err(error) if works => warn!(%error, "spans are not exported"),
-                Ok(()) if !works => info!("spans are exported again"),
+                Err(error) if worked => warn!(%error, "spans are not exported"),
+                Ok(()) if !worked => info!("spans are exported again"),
                 _ => {}
             }
-            works = counter.as_ptr() == process.spans_exported.as_ptr();
         }
         if let Some(done) = flush {
             let _gone = done.send(());
